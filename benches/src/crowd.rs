@@ -175,7 +175,9 @@ fn address(number: u32) -> Ipv4Addr {
     Ipv4Addr::from(0x0a00_0000 + number * 16)
 }
 
-fn network(number: u32) -> Option<IpNetwork> {
+/// The /28 with this number.
+#[must_use]
+pub fn network(number: u32) -> Option<IpNetwork> {
     Ipv4Network::new(address(number), 28).ok().map(IpNetwork::V4)
 }
 

@@ -28,7 +28,8 @@ impl Loop {
         (self.turn)()
     }
 
-    fn new(name: &'static str, bytes: usize, turn: impl FnMut() -> Option<usize> + 'static) -> Self {
+    /// A loop that handles so many bytes in a turn.
+    pub fn new(name: &'static str, bytes: usize, turn: impl FnMut() -> Option<usize> + 'static) -> Self {
         Self { name, bytes, turn: Box::new(turn) }
     }
 }

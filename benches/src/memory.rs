@@ -15,7 +15,7 @@ use crate::packets::Whole;
 /// Room for a super-packet, encrypted.
 pub(crate) const ROOM: usize = 72 * 1024;
 /// The fixed time of every run: the nodes read no clock, so that two runs do the same.
-pub(crate) const NOW: Now =
+pub const NOW: Now =
     Now { instant: Instant::from_boot(Duration::from_secs(1000)), wall: Duration::from_secs(1_800_000_000) };
 
 /// A sending and a receiving node that have agreed on a session.
@@ -162,7 +162,15 @@ impl End {
     }
 }
 
-pub(crate) fn unknown_peer() -> PeerConfig {
+/// A node without peers, at the edge's address.
+#[must_use]
+pub fn lone_node() -> Node {
+    End::alone(PrivateKey::from_bytes([0xed; 32]), SocketAddr::from(([192, 0, 2, 2], 51820))).node
+}
+
+/// A peer without addresses, whose key has no other peer.
+#[must_use]
+pub fn unknown_peer() -> PeerConfig {
     PeerConfig {
         public_key: PrivateKey::from_bytes([3; 32]).public(),
         preshared_key: None,

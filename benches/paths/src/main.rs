@@ -12,7 +12,8 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use benches::progress::Progress;
 use clap::Parser;
 
 use cell::Cell;
@@ -24,7 +25,15 @@ use way::{Open, Way};
 const LONG: u64 = 200;
 const SETTLED: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(15));
 
-/// Measures the download of each way over the same relay, and writes the table.
+/// Where a run of everything is recorded.
+const RECORD: &str = "benches";
+/// How often a recorded run measures each.
+const REPETITIONS: u32 = 3;
+
+/// Measures the download of each way over the same relay, and writes the table and its picture.
+///
+/// Only a run of everything is recorded in benches/. One of a part is printed, and is in
+/// target/bench-paths, as every run is until it ends.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Loss in percent.
@@ -46,15 +55,18 @@ struct Arguments {
     #[arg(long, default_value_t = 5)]
     seconds: u64,
     /// How often each is measured, taking turns; smoltcp once only.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = REPETITIONS)]
     repetitions: u32,
     /// Leave the long path without loss out.
     #[arg(long)]
     no_long_path: bool,
-    /// Where the table goes; `-` for nowhere.
-    #[arg(long, default_value = "benches/PATHS.md")]
-    output: PathBuf,
+    /// Where PATHS.md, paths.json and the picture go, even those of a part.
+    #[arg(long)]
+    output: Option<PathBuf>,
 }
+
+/// A download: of which path, whose, and in which repetition.
+type Step = (Cell, Way, u32);
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
@@ -62,36 +74,66 @@ fn main() -> Result<()> {
     let _cubic = benches::cubic::allow();
     let ways = arguments.ways.iter().map(|way| way.open()).collect::<Result<Vec<_>>>()?;
     let mut table = Table::new(arguments.rate, arguments.seconds, arguments.repetitions);
-    if !arguments.no_long_path {
-        fill_long_path(&arguments, &ways, &mut table);
+    let (long, steps) = (arguments.long_path(), arguments.steps());
+    let (long_seconds, seconds) = (SETTLED.1.as_secs_f64() + 1.0, arguments.seconds as f64 + 2.0);
+    let expected = long.iter().map(|_| long_seconds).chain(steps.iter().map(|_| seconds));
+    let mut progress = Progress::new("bench-paths", expected);
+    for (cell, way, _) in &long {
+        progress.begin(&format!("{cell}, after {} s, {way}", SETTLED.0.as_secs()), long_seconds);
+        table.add_settled(*way, open_of(&arguments.ways, &ways, *way)?.settled_rate(cell, SETTLED));
     }
-    for cell in cells(&arguments) {
-        for repetition in 0..arguments.repetitions {
-            for (way, open) in arguments.ways.iter().zip(&ways) {
-                if repetition > 0 && *way == Way::Smoltcp {
-                    continue;
-                }
-                let measured = open.measure(&cell, arguments.seconds, repetition);
-                say(&format!("{cell}: {way}: {measured:?}"));
-                table.add(cell, *way, measured);
-            }
-        }
+    let unfinished = benches::unfinished("bench-paths")?;
+    for (cell, way, repetition) in &steps {
+        progress.begin(&format!("{cell}, {way}, repetition {}", repetition + 1), seconds);
+        let measured = open_of(&arguments.ways, &ways, *way)?.measure(cell, arguments.seconds, *repetition);
+        table.add(*cell, *way, measured);
         // After each, since a long run may be cut short.
-        if arguments.output.as_os_str() != "-" {
-            std::fs::write(&arguments.output, table.markdown())?;
-        }
+        table.write(&unfinished)?;
+    }
+    progress.end();
+    match arguments.record() {
+        Some(folder) => table.write(&folder)?,
+        None => progress.note(&format!("a part, so {RECORD} stays; this is in {}", unfinished.display())),
     }
     Ok(std::io::stdout().write_all(table.markdown().as_bytes())?)
 }
 
-fn fill_long_path(arguments: &Arguments, ways: &[Open], table: &mut Table) {
-    let cell = Cell { loss: 0.0, round_trip: LONG, reorder: 0.0, rate: arguments.rate };
-    for _ in 0..arguments.repetitions {
-        for (way, open) in arguments.ways.iter().zip(ways).filter(|(way, _)| **way != Way::Smoltcp) {
-            let measured = open.settled_rate(&cell, SETTLED);
-            say(&format!("{cell}, after {} s: {way}: {measured:?}", SETTLED.0.as_secs()));
-            table.add_settled(*way, measured);
+fn open_of<'a>(ways: &[Way], open: &'a [Open], way: Way) -> Result<&'a Open> {
+    let found = ways.iter().zip(open).find(|(own, _)| **own == way);
+    Ok(found.context("a way that is not open")?.1)
+}
+
+impl Arguments {
+    /// The downloads that are long enough for a rate to settle.
+    fn long_path(&self) -> Vec<Step> {
+        let cell = Cell { loss: 0.0, round_trip: LONG, reorder: 0.0, rate: self.rate };
+        let repetitions = if self.no_long_path { 0 } else { self.repetitions };
+        let ways = || self.ways.iter().filter(|way| **way != Way::Smoltcp);
+        (0..repetitions).flat_map(|repetition| ways().map(move |way| (cell, *way, repetition))).collect()
+    }
+
+    fn steps(&self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for cell in cells(self) {
+            for repetition in 0..self.repetitions {
+                let ways = self.ways.iter().filter(|way| repetition == 0 || **way != Way::Smoltcp);
+                steps.extend(ways.map(|way| (cell, *way, repetition)));
+            }
         }
+        steps
+    }
+
+    /// Where the results go; nowhere unless everything was measured or a place was named.
+    fn record(&self) -> Option<PathBuf> {
+        let whole = Self::parse_from(["bench-paths"]);
+        let is_whole = self.loss == whole.loss
+            && self.round_trip == whole.round_trip
+            && self.reorder == whole.reorder
+            && self.ways == whole.ways
+            && self.rate == whole.rate
+            && self.repetitions >= REPETITIONS
+            && !self.no_long_path;
+        self.output.clone().or_else(|| is_whole.then(|| RECORD.into()))
     }
 }
 
@@ -107,7 +149,20 @@ fn cells(arguments: &Arguments) -> Vec<Cell> {
     cells
 }
 
-fn say(line: &str) {
-    // Progress output may fail: standard error may be closed.
-    let _ = writeln!(std::io::stderr(), "bench-paths: {line}");
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recorded(line: &str) -> Option<PathBuf> {
+        Arguments::parse_from(line.split_whitespace()).record()
+    }
+
+    #[test]
+    fn only_a_run_of_everything_replaces_the_recorded_one() {
+        assert_eq!(recorded("bench-paths"), Some(RECORD.into()));
+        assert_eq!(recorded("bench-paths --loss 1"), None);
+        assert_eq!(recorded("bench-paths --ways kernel"), None);
+        assert_eq!(recorded("bench-paths --no-long-path"), None);
+        assert_eq!(recorded("bench-paths --loss 1 --output /tmp/x"), Some("/tmp/x".into()));
+    }
 }

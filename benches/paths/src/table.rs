@@ -1,8 +1,11 @@
 //! The table.
 
 use std::fmt::Write;
+use std::path::Path;
 
 use anyhow::Result;
+use benches::median;
+use benches::picture::paths::{self, Goodput, MATRIX, Paths};
 
 use crate::cell::Cell;
 use crate::transfer::Download;
@@ -33,6 +36,26 @@ impl Table {
 
     pub(crate) fn add_settled(&mut self, way: Way, measured: Result<f64>) {
         self.settled.push((way, measured));
+    }
+
+    /// Writes `PATHS.md`, `paths.json` and the picture of both.
+    pub(crate) fn write(&self, folder: &Path) -> Result<()> {
+        std::fs::create_dir_all(folder)?;
+        let values = serde_json::to_string_pretty(&self.values())? + "\n";
+        std::fs::write(folder.join(paths::FILE), values)?;
+        paths::draw(folder)?;
+        Ok(std::fs::write(folder.join("PATHS.md"), self.markdown())?)
+    }
+
+    /// What is drawn.
+    fn values(&self) -> Paths {
+        let goodput = |cell: Cell| {
+            let ways = [("forwarder", Way::Causeway), ("kernel", Way::Kernel), ("smoltcp", Way::Smoltcp)];
+            let each = |way| self.of(&cell, way).filter_map(|one| Some(one.as_ref().ok()?.megabits()));
+            let megabits = ways.map(|(name, way)| (name.to_owned(), each(way).collect())).into();
+            Goodput { loss: cell.loss, round_trip: cell.round_trip, reorder: cell.reorder, megabits }
+        };
+        Paths { rate: self.rate, cells: self.cells().into_iter().map(goodput).collect() }
     }
 
     pub(crate) fn markdown(&self) -> String {
@@ -135,10 +158,11 @@ impl Table {
              {seconds} s, every byte checked; what is not there after {} s counts as far as it came. smoltcp was asked once. \"whole\" says\n\
              how many of ours came to their end. In one repetition the same\n\
              datagrams are lost for everyone. No end remembers what a path before was like (tcp_no_metrics_save). Load\n\
-             average of the machine at the end, over 1, 5 and 15 minutes: {load}.\n\n\
+             average of the machine at the end, over 1, 5 and 15 minutes: {load}.\n\n{}\n\
              | reordered, % | lost, % | round trip, ms | forwarder | kernel | smoltcp | ÷ kernel | ÷ smoltcp | whole |\n\
              |---|---|---|---|---|---|---|---|---|\n",
-            LIMIT * seconds
+            LIMIT * seconds,
+            MATRIX.markdown("")
         )
     }
 
@@ -157,14 +181,6 @@ impl Table {
         let cell = *cell;
         self.entries.iter().filter(move |entry| entry.0 == cell && entry.1 == way).map(|entry| &entry.2)
     }
-}
-
-fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    let upper = values.get(values.len() / 2)?;
-    let lower = values.get((values.len() - 1) / 2)?;
-    Some((upper + lower) / 2.0)
 }
 
 fn ratio(own: Option<f64>, other: Option<f64>) -> Option<f64> {

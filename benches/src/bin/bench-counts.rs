@@ -1,5 +1,5 @@
 //! Instructions that the hot loops take, counted by callgrind and held against a committed
-//! baseline.
+//! baseline; those of arm64 likewise, counted under emulation.
 //!
 //! A count is the difference of two runs divided by the turns they differ in, so starting up does
 //! not show. It does not depend on the machine's load, but on processor features, compiler and
@@ -8,11 +8,14 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use benches::callgrind::{counted_turns, instructions};
+use benches::progress::Progress;
+use benches::{emulated, hot};
 use clap::{Parser, Subcommand};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
@@ -21,6 +24,7 @@ use serde::{Deserialize, Serialize};
 const TOLERANCE: f64 = 0.02;
 /// Turns of the two runs.
 const TURNS: [u32; 2] = [50, 250];
+const EMULATED_TURNS: [u32; 2] = [2, 6];
 
 /// Counts the instructions of the hot loops.
 #[derive(Debug, Parser)]
@@ -30,6 +34,9 @@ struct Arguments {
     /// The baseline's file.
     #[arg(long, global = true, default_value = "benches/counts.json")]
     baseline: PathBuf,
+    /// Count this program, `bench-counts` built for arm64, under emulation instead.
+    #[arg(long, global = true)]
+    emulated: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -66,24 +73,20 @@ fn main() -> Result<()> {
         Work::Turn { name, turns } => turn(&name, turns),
         Work::Scale => scale(),
         Work::Record => {
-            let text = serde_json::to_string_pretty(&count()?)? + "\n";
+            let text = serde_json::to_string_pretty(&count(arguments.emulated.as_deref())?)? + "\n";
             Ok(fs::write(&arguments.baseline, text)?)
         }
         Work::Check => {
             let text = fs::read_to_string(&arguments.baseline)
                 .with_context(|| format!("{}: record a baseline first", arguments.baseline.display()))?;
-            check(&serde_json::from_str(&text)?, &count()?)
+            check(&serde_json::from_str(&text)?, &count(arguments.emulated.as_deref())?)
         }
     }
 }
 
 fn turn(name: &str, turns: u32) -> Result<()> {
-    let (_, make) = benches::hot::ALL.iter().find(|(own, _)| *own == name).context("no such loop")?;
-    let mut hot = make();
-    for _ in 0..turns {
-        hot.turn().context("the loop is broken")?;
-    }
-    Ok(())
+    let (_, make) = hot::ALL.iter().find(|(own, _)| *own == name).context("no such loop")?;
+    counted_turns(&mut make(), turns)
 }
 
 /// Processor time of this thread: what other processes do does not show.
@@ -95,7 +98,7 @@ fn cpu() -> Duration {
 /// The least processor time of several goes, in nanoseconds per packet.
 fn per_packet(name: &str) -> Result<f64> {
     const TURNS: u32 = 2000;
-    let (_, make) = benches::hot::ALL.iter().find(|(own, _)| *own == name).context("no such loop")?;
+    let (_, make) = hot::ALL.iter().find(|(own, _)| *own == name).context("no such loop")?;
     let (mut hot, mut least) = (make(), Duration::MAX);
     for _ in 0..7 {
         let begin = cpu();
@@ -104,7 +107,7 @@ fn per_packet(name: &str) -> Result<f64> {
         }
         least = least.min(cpu().saturating_sub(begin));
     }
-    Ok(least.as_secs_f64() * 1e9 / f64::from(TURNS) / benches::hot::SEGMENTS as f64)
+    Ok(least.as_secs_f64() * 1e9 / f64::from(TURNS) / hot::SEGMENTS as f64)
 }
 
 fn scale() -> Result<()> {
@@ -118,7 +121,7 @@ fn scale() -> Result<()> {
         let many = per_packet(&format!("{way}-1000-peers"))?;
         writeln!(out, "| {way} | {one:.0} | {many:.0} | {:+.1} % |", (many / one - 1.0) * 100.0)?;
     }
-    let (mut crowd, mut data) = (benches::crowd::Crowd::new(1000, 100), benches::hot::node_to_node());
+    let (mut crowd, mut data) = (benches::crowd::Crowd::new(1000, 100), hot::node_to_node());
     let (mut spent, rounds) = (Duration::ZERO, 3000);
     for _ in 0..rounds {
         data.turn().context("no data flows")?;
@@ -130,34 +133,37 @@ fn scale() -> Result<()> {
     Ok(writeln!(out, "\nhandshakes answered by one core, data between them: {rate:.0} per second")?)
 }
 
-fn count() -> Result<Baseline> {
-    let (mut instructions, mut per_byte) = (BTreeMap::new(), BTreeMap::new());
-    for (_, make) in benches::hot::ALL {
-        let hot = make();
-        let [few, many] = TURNS.map(|turns| collected(hot.name, turns));
-        let turns = f64::from(TURNS[1] - TURNS[0]);
-        let each = (many? as f64 - few? as f64) / turns;
-        instructions.insert(hot.name.to_owned(), each.round());
-        per_byte.insert(hot.name.to_owned(), (each / hot.bytes as f64 * 1e3).round() / 1e3);
+/// Counts this program, or another under emulation.
+fn count(emulated: Option<&Path>) -> Result<Baseline> {
+    let (mut each_turn, mut per_byte) = (BTreeMap::new(), BTreeMap::new());
+    // Each instruction of a thousand handshakes would be a report of the emulator's.
+    let is_asked = |name: &str| emulated.is_none() || !name.contains("-1000");
+    let loops: Vec<_> = hot::ALL.iter().filter(|(name, _)| is_asked(name)).collect();
+    let turns = if emulated.is_some() { EMULATED_TURNS } else { TURNS };
+    let mut progress = Progress::new("bench-counts", loops.iter().map(|(name, _)| expected(name)));
+    for (name, make) in loops {
+        progress.begin(name, expected(name));
+        let [few, many] = turns.map(|turns| {
+            let arguments = ["turn", name, &turns.to_string()];
+            match emulated {
+                Some(program) => emulated::instructions(program, &arguments),
+                None => instructions(&arguments),
+            }
+        });
+        let each = (many? as f64 - few? as f64) / f64::from(turns[1] - turns[0]);
+        each_turn.insert((*name).to_owned(), each.round());
+        per_byte.insert((*name).to_owned(), (each / make().bytes as f64 * 1e3).round() / 1e3);
     }
+    progress.end();
     let compiler = Command::new("rustc").arg("--version").output()?.stdout;
     let compiler = String::from_utf8_lossy(&compiler).trim().to_owned();
-    Ok(Baseline { compiler, architecture: std::env::consts::ARCH.to_owned(), instructions, per_byte })
+    let architecture = if emulated.is_some() { "aarch64" } else { std::env::consts::ARCH };
+    Ok(Baseline { compiler, architecture: architecture.to_owned(), instructions: each_turn, per_byte })
 }
 
-/// Instructions of a whole run.
-fn collected(name: &str, turns: u32) -> Result<u64> {
-    let output = Command::new("valgrind")
-        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
-        .arg(std::env::current_exe()?)
-        .args(["turn", name, &turns.to_string()])
-        .output()
-        .context("valgrind: run benches/packages")?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{name}: {said}");
-    let number = said.lines().find_map(|line| line.split_once("Collected : "));
-    let (_, number) = number.with_context(|| format!("callgrind counted nothing: {said}"))?;
-    Ok(number.trim().parse()?)
+/// Seconds that a loop takes, about: a thousand handshakes come before some.
+fn expected(name: &str) -> f64 {
+    if name.ends_with("-1000-peers") { 150.0 } else { 6.0 }
 }
 
 fn check(baseline: &Baseline, now: &Baseline) -> Result<()> {

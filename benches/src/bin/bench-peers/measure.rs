@@ -49,6 +49,31 @@ pub(crate) struct Outcome {
     pub(crate) errors: Vec<(String, String)>,
 }
 
+impl Plan {
+    /// What is measured of a contender in one repetition.
+    fn asked(&self, contender: Contender, repetition: u32) -> impl Iterator<Item = Group> {
+        self.groups.iter().copied().filter(move |group| {
+            let is_once = matches!(group, Group::Idle | Group::Many);
+            (repetition == 0 || !is_once) && contender.is_asked(*group)
+        })
+    }
+
+    /// About how many seconds that takes.
+    pub(crate) fn expected(&self, contender: Contender, repetition: u32) -> f64 {
+        let transfers = f64::from(self.seconds) * 4.0;
+        let groups = self.asked(contender, repetition).map(|group| match group {
+            Group::Bulk => transfers + 1.0,
+            Group::Request => 3.0,
+            Group::Loaded => 7.0,
+            Group::Connect => 2.0,
+            Group::Datagrams => 14.0,
+            Group::Idle => 12.0,
+            Group::Many => 15.0,
+        });
+        2.0 + groups.sum::<f64>()
+    }
+}
+
 struct Session<'a> {
     contender: Contender,
     path: &'a Path,
@@ -58,7 +83,14 @@ struct Session<'a> {
 }
 
 /// Builds a fresh path, starts the contender on it and measures.
-pub(crate) fn run(contender: Contender, plan: &Plan, repetition: u32) -> Result<Outcome> {
+///
+/// Says each group before it is measured.
+pub(crate) fn run(
+    contender: Contender,
+    plan: &Plan,
+    repetition: u32,
+    say: impl Fn(Group),
+) -> Result<Outcome> {
     let path = Path::lay()?;
     let (average, busy) = machine::load();
     let begin = Instant::now();
@@ -76,12 +108,9 @@ pub(crate) fn run(contender: Contender, plan: &Plan, repetition: u32) -> Result<
     session.note("load_average", average);
     session.note("busy_before", busy);
     let mut errors = Vec::new();
-    for group in &plan.groups {
-        let is_once = matches!(group, Group::Idle | Group::Many);
-        if (repetition > 0 && is_once) || !contender.is_asked(*group) {
-            continue;
-        }
-        if let Err(error) = session.measure(*group) {
+    for group in plan.asked(contender, repetition) {
+        say(group);
+        if let Err(error) = session.measure(group) {
             errors.push((format!("{group:?}"), format!("{error:#}")));
         }
     }

@@ -6,15 +6,18 @@ use std::fs;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::Result;
-use serde::Serialize;
+use anyhow::{Context, Result};
+use benches::median;
+use benches::picture::{Picture, compared, growth, paths};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 
 use super::contender::Contender;
 use super::goals;
 use super::measure::Outcome;
 
 /// Everything measured so far.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Results {
     schema: u32,
     begun_unix: u64,
@@ -27,20 +30,22 @@ pub(crate) struct Results {
     /// By contender and metric, one value per repetition.
     values: BTreeMap<String, BTreeMap<String, Vec<f64>>>,
     errors: Vec<Failure>,
-    #[serde(skip)]
-    order: Vec<Contender>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Failure {
     contender: String,
     group: String,
     error: String,
 }
 
-/// A table: its title, and its columns as (title, metric, decimals).
+/// The file with all values.
+const JSON: &str = "results.json";
+
+/// A table: its title, the picture above it, and its columns as (title, metric, decimals).
 struct Table {
     title: &'static str,
+    picture: Option<&'static Picture>,
     columns: &'static [(&'static str, &'static str, usize)],
 }
 
@@ -58,7 +63,6 @@ impl Results {
             cipher: BTreeMap::new(),
             values: BTreeMap::new(),
             errors: Vec::new(),
-            order: Vec::new(),
         }
     }
 
@@ -67,7 +71,6 @@ impl Results {
     }
 
     pub(crate) fn add(&mut self, contender: Contender, outcome: Outcome) {
-        self.remember(contender);
         let metrics = self.values.entry(contender.to_string()).or_default();
         for (metric, value) in outcome.values {
             metrics.entry(metric).or_default().push(value);
@@ -78,22 +81,37 @@ impl Results {
     }
 
     pub(crate) fn fail(&mut self, contender: Contender, group: &str, error: &anyhow::Error) {
-        self.remember(contender);
         let error = format!("{error:#}");
         self.errors.push(Failure { contender: contender.to_string(), group: group.to_owned(), error });
     }
 
-    fn remember(&mut self, contender: Contender) {
-        if !self.order.contains(&contender) {
-            self.order.push(contender);
-        }
+    /// What `results.json` of a folder has.
+    pub(crate) fn read(folder: &Path) -> Result<Self> {
+        let file = folder.join(JSON);
+        let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+        serde_json::from_str(&text).with_context(|| format!("{} is not as it is written now", file.display()))
     }
 
-    /// Writes `RESULTS.md` and `results.json`.
+    /// Writes `results.json`, and what is made of it.
     pub(crate) fn write(&self, folder: &Path) -> Result<()> {
         fs::create_dir_all(folder)?;
-        fs::write(folder.join("results.json"), serde_json::to_string_pretty(self)? + "\n")?;
-        Ok(fs::write(folder.join("RESULTS.md"), self.markdown())?)
+        fs::write(folder.join(JSON), serde_json::to_string_pretty(self)? + "\n")?;
+        self.draw(folder)
+    }
+
+    /// Writes `RESULTS.md` and all pictures whose values a folder has.
+    pub(crate) fn draw(&self, folder: &Path) -> Result<()> {
+        compared::draw(folder)?;
+        paths::draw(folder)?;
+        growth::draw(folder)?;
+        let others = [(&paths::MATRIX, "PATHS.md"), (&growth::CURVES, "GROWTH.md")];
+        let drawn = others.into_iter().filter(|(picture, _)| picture.is_drawn(folder));
+        let mut text = self.markdown();
+        for (picture, table) in drawn {
+            let _ = write!(text, "\n## {}\n\n{}", picture.title, picture.markdown(""));
+            let _ = writeln!(text, "\nThe figures are in [{table}]({table}).");
+        }
+        Ok(fs::write(folder.join("RESULTS.md"), text)?)
     }
 
     pub(crate) fn markdown(&self) -> String {
@@ -140,11 +158,16 @@ impl Results {
     }
 
     fn table(&self, text: &mut String, table: &Table) {
-        let rows: Vec<_> = self.order.iter().filter_map(|contender| self.row(*contender, table)).collect();
+        let rows: Vec<_> =
+            Contender::value_variants().iter().filter_map(|contender| self.row(*contender, table)).collect();
         if rows.is_empty() {
             return;
         }
-        let _ = write!(text, "\n## {}\n\n| |", table.title);
+        let _ = write!(text, "\n## {}\n\n", table.title);
+        if let Some(picture) = table.picture {
+            let _ = writeln!(text, "{}", picture.markdown(""));
+        }
+        let _ = write!(text, "| |");
         for (title, ..) in table.columns {
             let _ = write!(text, " {title} |");
         }
@@ -165,15 +188,14 @@ impl Results {
         }
         (!is_empty).then_some(row)
     }
-
     fn median(&self, contender: Contender, metric: &str) -> Option<f64> {
-        median(self.values.get(&contender.to_string())?.get(metric)?)
+        median(self.values.get(&contender.to_string())?.get(metric)?.iter().copied())
     }
 }
 
 /// Median [lowest–highest], or the value when there is one.
 fn summary(values: &[f64], decimals: usize) -> String {
-    let Some(middle) = median(values) else { return "–".to_owned() };
+    let Some(middle) = median(values.iter().copied()) else { return "–".to_owned() };
     if values.len() < 2 {
         return format!("{middle:.decimals$}");
     }
@@ -182,17 +204,10 @@ fn summary(values: &[f64], decimals: usize) -> String {
     format!("{middle:.decimals$} [{lowest:.decimals$}–{highest:.decimals$}]")
 }
 
-fn median(values: &[f64]) -> Option<f64> {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let upper = *sorted.get(sorted.len() / 2)?;
-    let lower = *sorted.get((sorted.len() - 1) / 2)?;
-    Some(f64::midpoint(lower, upper))
-}
-
 const TABLES: &[Table] = &[
     Table {
         title: "TCP throughput, Gbit/s",
+        picture: Some(&compared::THROUGHPUT),
         columns: &[
             ("down, 1 stream", "bulk_down_1", 2),
             ("down, 4", "bulk_down_4", 2),
@@ -203,6 +218,7 @@ const TABLES: &[Table] = &[
     },
     Table {
         title: "CPU seconds per GB",
+        picture: Some(&compared::CPU),
         columns: &[
             ("edge, down 1", "cpu_edge_down_1", 2),
             ("origin, down 1", "cpu_origin_down_1", 2),
@@ -214,6 +230,7 @@ const TABLES: &[Table] = &[
     },
     Table {
         title: "Request and response, 64 B, µs",
+        picture: Some(&compared::LATENCY),
         columns: &[
             ("idle p50", "rr_p50", 0),
             ("idle p99", "rr_p99", 0),
@@ -228,6 +245,7 @@ const TABLES: &[Table] = &[
     },
     Table {
         title: "New connections per second",
+        picture: None,
         columns: &[
             ("1 at a time", "crr1_rate", 0),
             ("p50, µs", "crr1_p50", 0),
@@ -239,6 +257,7 @@ const TABLES: &[Table] = &[
     },
     Table {
         title: "UDP under 0.5 % loss, and what arrives when twice that is offered, kpps",
+        picture: None,
         columns: &[
             ("up 200 B", "udp_up_200", 1),
             ("overload", "udp_overload_up_200", 1),
@@ -248,6 +267,7 @@ const TABLES: &[Table] = &[
     },
     Table {
         title: "Memory, idle CPU and start",
+        picture: None,
         columns: &[
             ("resident in bulk, edge, MB", "rss_edge", 1),
             ("origin, MB", "rss_origin", 1),
@@ -258,6 +278,7 @@ const TABLES: &[Table] = &[
     },
     Table {
         title: "5,000 idle connections",
+        picture: None,
         columns: &[
             ("connected", "many_connected", 0),
             ("seconds", "many_seconds", 2),
