@@ -141,7 +141,7 @@ impl End {
     ) -> Self {
         let end = Self::alone(key, at);
         let initiate = endpoint.is_some();
-        let peer = PeerConfig { public_key: peer, endpoint, allowed_ips, initiate, ..unknown_peer() };
+        let peer = PeerConfig { endpoint, allowed_ips, initiate, ..PeerConfig::of(peer) };
         // The one error is a node's own key, and these two differ.
         let _ = end.node.update_peers(&[peer], &[], NOW);
         end
@@ -158,19 +158,8 @@ impl End {
             network.filter(|_| is_other)
         };
         let allowed_ips = (0..prefixes).filter_map(prefix).collect();
-        let _ = self.node.update_peers(&[PeerConfig { allowed_ips, ..unknown_peer() }], &[], NOW);
-    }
-}
-
-pub(crate) fn unknown_peer() -> PeerConfig {
-    PeerConfig {
-        public_key: PrivateKey::from_bytes([3; 32]).public(),
-        preshared_key: None,
-        endpoint: None,
-        keepalive: None,
-        allowed_ips: Vec::new(),
-        probe: None,
-        initiate: false,
+        let unknown = PeerConfig::of(PrivateKey::from_bytes([3; 32]).public());
+        let _ = self.node.update_peers(&[PeerConfig { allowed_ips, ..unknown }], &[], NOW);
     }
 }
 

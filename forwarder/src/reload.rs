@@ -170,5 +170,7 @@ fn bind_new(old: &Policy, new: &Policy) -> Result<Listeners, String> {
         setup::listened(policy).map(|(entry, protocol)| (entry.listen, protocol)).collect()
     };
     let bound = listeners(old);
-    setup::listeners(setup::listened(new).filter(|(entry, protocol)| !bound.contains(&(entry.listen, *protocol))))
+    setup::listeners(
+        setup::listened(new).filter(|(entry, protocol)| !bound.contains(&(entry.listen, *protocol))),
+    )
 }
