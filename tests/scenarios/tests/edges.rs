@@ -162,7 +162,6 @@ struct Home<'lab> {
 struct Tunnel {
     handshakes: u64,
     recoveries: u64,
-    lost: u64,
     port: u64,
     link_up: bool,
 }
@@ -229,7 +228,6 @@ impl<'lab> Home<'lab> {
         Ok(Tunnel {
             handshakes: sum("forwarder_peer_handshakes_total{"),
             recoveries: sum("forwarder_peer_recoveries_total{"),
-            lost: sum("forwarder_peer_packets_lost_total{"),
             port: peer["interface"]["listen_port"].as_u64().context("no port")?,
             link_up: peer["link"]["up"] == true,
         })

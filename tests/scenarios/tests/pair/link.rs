@@ -148,8 +148,13 @@ struct State {
 
 impl State {
     fn of(edge: &Edge<'_>) -> Result<Self> {
-        let stored = fs::read_to_string(edge.node.directory().join("state/endpoints.json"))?;
-        Ok(Self { endpoint: edge.endpoint()?, stored })
+        let endpoint = edge.endpoint()?;
+        let stored = until(Duration::from_secs(5), "the endpoint to be stored", || {
+            let stored = fs::read_to_string(edge.node.directory().join("state/endpoints.json"))?;
+            let is_known = endpoint.as_ref().is_some_and(|endpoint| stored.contains(endpoint));
+            Ok(is_known.then_some(stored))
+        })?;
+        Ok(Self { endpoint, stored })
     }
 
     fn is_still_of(&self, edge: &Edge<'_>) -> Result<()> {
