@@ -24,7 +24,7 @@ pub(crate) struct Edge<'lab> {
 }
 
 impl<'lab> Edge<'lab> {
-    pub(crate) const fn new(
+    pub(crate) fn new(
         lab: &'lab Lab,
         (node, port): (Node, &'static str),
         shared: IpAddr,
