@@ -77,6 +77,14 @@ impl Place {
         }
     }
 
+    /// The addresses of the edges on the link between them.
+    pub(crate) const fn link(self) -> [&'static str; 2] {
+        match self {
+            Self::Public | Self::OneArmed => ["10.9.9.1", "10.9.9.2"],
+            Self::Ipv6 => ["fd00:9::1", "fd00:9::2"],
+        }
+    }
+
     /// The ports of the switch that lead to the edges.
     pub(crate) const fn ports(self) -> [&'static str; 2] {
         match self {

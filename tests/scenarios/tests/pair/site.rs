@@ -66,8 +66,11 @@ impl<'lab> Pair<'lab> {
         let switch = place.lay_out(lab, &one, &two)?;
         place.configure(&mut site)?;
         lab.connect((&one, "sync0"), (&two, "sync0"))?;
-        one.ip("address add 10.9.9.1/30 dev sync0")?;
-        two.ip("address add 10.9.9.2/30 dev sync0")?;
+        let [near, far] = place.link();
+        for (node, address) in [(&one, near), (&two, far)] {
+            let (bits, more) = if address.contains(':') { (126, "nodad") } else { (30, "") };
+            node.ip(&format!("address add {address}/{bits} dev sync0 {more}"))?;
+        }
         wanted.nat.set(&lab.node("cgnat")?)?;
         let shifted = if wanted.has_other_clock { Some(shifted_clock(lab)?) } else { None };
         fs::create_dir_all(two.directory().join("state"))?;
@@ -85,7 +88,7 @@ impl<'lab> Pair<'lab> {
         };
         let apart = shifted.map(|library| ahead_by(&library, 20)).unwrap_or_default();
         let [first, second] = place.ports();
-        let edges = [edge(&one, "10.9.9.2", first, apart)?, edge(&two, "10.9.9.1", second, Vec::new())?];
+        let edges = [edge(&one, far, first, apart)?, edge(&two, near, second, Vec::new())?];
         let (default_routes, target) = (place.default_routes(), place.target()?);
         let (flows, leaks) = (wanted.flows, LeakWatch::start(&switch)?);
         Ok(Self { lab, site, edges, switch, default_routes, target, flows, leaks })
