@@ -15,6 +15,7 @@ use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use crate::config::Config;
 use crate::network::Network;
 use crate::notify::notices::Notices;
+use crate::steer::gone::Gone;
 use crate::{dns, lists, notify, steer};
 
 /// How often the configuration file is looked at.
@@ -74,9 +75,21 @@ fn lists_task(path: &Path, config: &Config) -> Result<Option<lists::Task>, ExitE
     has_fetched.then(|| lists::Task::new(path, &config.places().state)).transpose()
 }
 
-fn steer_task(config: &Config, notices: &Rc<Notices>) -> Result<Option<steer::task::Task>, ExitError> {
+/// What is known of edges that are gone, with this configuration after the one before.
+fn gone(before: &Gone, config: &Config) -> Gone {
+    match config {
+        Config::Edge(_) => before.after(None),
+        Config::Origin(policy) => before.after(Some(policy)),
+    }
+}
+
+fn steer_task(
+    config: &Config,
+    gone: &Gone,
+    notices: &Rc<Notices>,
+) -> Result<Option<steer::task::Task>, ExitError> {
     let Config::Origin(policy) = config else { return Ok(None) };
-    let task = |steer| steer::task::Task::new(policy, steer, machine(), Rc::clone(notices));
+    let task = |steer| steer::task::Task::new(policy, steer, (machine(), gone), Rc::clone(notices));
     policy.steer.as_ref().map(task).transpose()
 }
 
@@ -95,17 +108,21 @@ struct Prepared {
     lists: Option<lists::Task>,
     notify: Option<notify::task::Task>,
     steer: Option<steer::task::Task>,
+    gone: Gone,
 }
 
 impl Prepared {
-    /// Reads the secrets that the tasks need; begins nothing.
-    fn of(path: &Path, config: &Config) -> Result<Self, ExitError> {
+    /// Reads the secrets that the tasks need; begins nothing. `before` is what is known of edges
+    /// with the configuration before.
+    fn of(path: &Path, config: &Config, before: &Gone) -> Result<Self, ExitError> {
+        let gone = gone(before, config);
         let notices = Rc::new(Notices::default());
         Ok(Self {
             dns: dns_task(config)?,
             lists: lists_task(path, config)?,
-            steer: steer_task(config, &notices)?,
+            steer: steer_task(config, &gone, &notices)?,
             notify: notify_task(config, notices)?,
+            gone,
         })
     }
 
@@ -155,7 +172,9 @@ async fn follow(path: &Path, config: &Config) -> Result<(), ExitError> {
     let mut signals = Signals::handle().map_err(failed)?;
     let network = Rc::new(Network::watch().map_err(failed)?);
     let mut file = WatchedFile::new(path);
-    let mut tasks = Prepared::of(path, config)?.begin(&network);
+    let prepared = Prepared::of(path, config, &Gone::default())?;
+    let mut edges_gone = prepared.gone.clone();
+    let mut tasks = prepared.begin(&network);
     life::notify(&[NotifyState::Ready]);
     while !tasks.is_empty() {
         tokio::select! {
@@ -163,10 +182,11 @@ async fn follow(path: &Path, config: &Config) -> Result<(), ExitError> {
             () = tokio::time::sleep(LOOK) => if !file.has_changed(path) { continue },
         }
         let read = Config::load(path).map_err(ExitError::from);
-        match read.and_then(|config| Ok((config.log(), Prepared::of(path, &config)?))) {
+        match read.and_then(|config| Ok((config.log(), Prepared::of(path, &config, &edges_gone)?))) {
             Ok((log, prepared)) => {
                 log::change(log);
                 tasks.end().await;
+                edges_gone = prepared.gone.clone();
                 tasks = prepared.begin(&network);
                 tracing::info!("goes on with the configuration as it is now");
             }

@@ -11,7 +11,7 @@ use tunnel::offload::{CoalesceOptions, Coalescer, SuperPacket};
 use tunnel::time::Now;
 use tunnel::transmit::SendQueue;
 
-use crate::memory::{End, NOW, ROOM, hand_over, unknown_peer};
+use crate::memory::{End, NOW, ROOM, hand_over};
 use crate::packets::Whole;
 
 /// Flows that packets are spread over, whatever the number of peers.
@@ -41,9 +41,8 @@ impl Crowd {
         let (public, at) = (key.public(), SocketAddr::from(([192, 0, 2, 2], 51820)));
         let edge = End::alone(key, at);
         let config = |peer: u32| PeerConfig {
-            public_key: far_key(peer).public(),
             allowed_ips: (0..prefixes).filter_map(|prefix| network(peer * prefixes + prefix)).collect(),
-            ..unknown_peer()
+            ..PeerConfig::of(far_key(peer).public())
         };
         // Keys and prefixes are all different, so nothing is refused.
         let _ = edge.node.update_peers(&(0..peers).map(config).collect::<Vec<_>>(), &[], NOW);

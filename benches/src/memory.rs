@@ -141,7 +141,7 @@ impl End {
     ) -> Self {
         let end = Self::alone(key, at);
         let initiate = endpoint.is_some();
-        let peer = PeerConfig { public_key: peer, endpoint, allowed_ips, initiate, ..unknown_peer() };
+        let peer = PeerConfig { endpoint, allowed_ips, initiate, ..PeerConfig::of(peer) };
         // The one error is a node's own key, and these two differ.
         let _ = end.node.update_peers(&[peer], &[], NOW);
         end
@@ -171,15 +171,7 @@ pub fn lone_node() -> Node {
 /// A peer without addresses, whose key has no other peer.
 #[must_use]
 pub fn unknown_peer() -> PeerConfig {
-    PeerConfig {
-        public_key: PrivateKey::from_bytes([3; 32]).public(),
-        preshared_key: None,
-        endpoint: None,
-        keepalive: None,
-        allowed_ips: Vec::new(),
-        probe: None,
-        initiate: false,
-    }
+    PeerConfig::of(PrivateKey::from_bytes([3; 32]).public())
 }
 
 fn networks<const N: usize>(texts: [&str; N]) -> Vec<IpNetwork> {

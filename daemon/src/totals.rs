@@ -159,16 +159,7 @@ mod tests {
             wall_watermark: Duration::ZERO,
         };
         let (node, key) = (Node::new(config, now()), PrivateKey::from_bytes([2; 32]).public());
-        let peer = PeerConfig {
-            public_key: key,
-            preshared_key: None,
-            endpoint: None,
-            keepalive: None,
-            allowed_ips: Vec::new(),
-            probe: None,
-            initiate: false,
-        };
-        node.update_peers(&[peer], &[], now()).unwrap();
+        node.update_peers(&[PeerConfig::of(key)], &[], now()).unwrap();
         (node, key)
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use daemon::metrics::{Boundary, Number, Scraped, call_numbers, page as rendered};
+use daemon::metrics::{Boundary, Number, RoundTrips, Scraped, call_numbers, page as rendered};
 use daemon::peers::Health;
 use policy::Host;
 use tunnel::io::clock;
@@ -79,7 +79,8 @@ pub fn page(shared: &Shared) -> String {
     numbers.extend(shared.edges.load().iter().flat_map(|edge| io_numbers(edge)));
     numbers.extend(shared.history.numbers(ROLE));
     numbers.extend(report::peers(shared).numbers(ROLE));
-    rendered(numbers) + &shared.round_trips.page()
+    let edges = shared.edges.load();
+    rendered(numbers) + &RoundTrips::joined(edges.iter().map(|edge| &edge.round_trips))
 }
 
 fn daemon_numbers(report: &Report) -> Vec<Number> {

@@ -1,6 +1,6 @@
 //! Another configuration while traffic flows: applied as a whole or not at all.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use daemon::changes::{Applies, Confirmable, Text};
 use daemon::exit::{Exit, ExitError};
 use daemon::log;
 use policy::forwarder::Policy;
-use policy::plan;
+use policy::{Name, plan};
 use tokio::sync::MutexGuard;
 use tunnel::io::clock;
 use tunnel::io::udp::Backend;
@@ -70,9 +70,7 @@ impl Applies for Origin {
             }
         }
         let targets = link::targets(&config);
-        let mut edges = Vec::clone(&self.shared.edges.load());
-        let view = |edge| Arc::new(EdgeView::of(edge, &self.shared.round_trips));
-        edges.extend(change.added.iter().map(view));
+        let edges = views(&change, &self.shared.edges.load());
         for edge in &edges {
             edge.node.probe_closely(change.policy.steer.is_some(), clock::now());
         }
@@ -107,7 +105,8 @@ fn not_taken(file: &Path, error: &str) -> String {
 /// The changes of the policy, and a line for each peer that has to be given another key of ours.
 fn changed(old: &Policy, new: &Loaded, shared: &Shared) -> Vec<plan::Change> {
     let edges = shared.edges.load();
-    let renewed = edges.iter().zip(&new.keys).filter_map(|(edge, keys)| {
+    let renewed = new.policy.peers.iter().zip(&new.keys).filter_map(|(peer, keys)| {
+        let edge = edges.iter().find(|edge| edge.name == peer.name)?;
         let (before, after) = (edge.node.private_key()?.public(), keys.private.public());
         (before != after).then(|| plan::Change {
             part: "key",
@@ -120,6 +119,14 @@ fn changed(old: &Policy, new: &Loaded, shared: &Shared) -> Vec<plan::Change> {
     renewed.chain(old.changes(&new.policy)).collect()
 }
 
+/// The edges of a change, in the order of the configuration.
+fn views(change: &Change, before: &[Arc<EdgeView>]) -> Vec<Arc<EdgeView>> {
+    let kept = before.iter().filter(|edge| !change.removed.contains(&edge.id)).map(Arc::clone);
+    let edges = kept.chain(change.added.iter().map(|edge| Arc::new(EdgeView::of(edge))));
+    let edges: HashMap<Name, Arc<EdgeView>> = edges.map(|edge| (edge.name.clone(), edge)).collect();
+    change.policy.peers.iter().filter_map(|peer| edges.get(&peer.name).cloned()).collect()
+}
+
 /// Everything that can be refused, done before anything changes.
 fn prepare(old: &Policy, loaded: &Loaded, origin: &Origin) -> Result<Change, ExitError> {
     let shared = &origin.shared;
@@ -129,38 +136,41 @@ fn prepare(old: &Policy, loaded: &Loaded, origin: &Origin) -> Result<Change, Exi
         let message = format!("{what} cannot change while the daemon runs; restart it");
         return Err(ExitError::new(Exit::Conflict, message));
     }
-    let (mut peers, mut keys) = (Vec::new(), Vec::new());
-    for (place, edge) in shared.edges.load().iter().enumerate() {
-        let id = EdgeId(u32::try_from(place).unwrap_or(u32::MAX));
-        let before = edge.node.private_key().map(|key| key.public());
+    let edges = shared.edges.load();
+    let mut removed: Vec<EdgeId> = edges.iter().map(|edge| edge.id).collect();
+    let (mut peers, mut keys, mut added) = (Vec::new(), Vec::new(), Vec::new());
+    for (place, peer) in new.peers.iter().enumerate() {
+        let before = old.peers.iter().find(|before| before.is_same_tunnel(peer));
+        let edge = edges.iter().find(|edge| edge.name == peer.name);
+        let Some((edge, before)) = edge.zip(before) else {
+            let at_start = (origin.mark.read(), Backend::Auto);
+            let ids = &mut origin.edge_ids.borrow_mut();
+            added.push(setup::edge(loaded, place, ids, at_start).map_err(failed)?);
+            continue;
+        };
+        removed.retain(|id| *id != edge.id);
+        let own_before = edge.node.private_key().map(|key| key.public());
         let own = loaded.keys.get(place).map(|keys| &keys.private);
-        keys.extend(own.filter(|own| Some(own.public()) != before).map(|own| (id, own.clone())));
+        keys.extend(own.filter(|own| Some(own.public()) != own_before).map(|own| (edge.id, own.clone())));
         let edge_keys = loaded.edge_keys(place).map_err(failed)?;
         let mut config = loaded.peer_config(place).map_err(failed)?;
-        let unmoved = old.peers.get(place).map(|peer| &peer.endpoint)
-            == new.peers.get(place).map(|peer| &peer.endpoint);
-        if unmoved {
+        if before.endpoint == peer.endpoint {
             // Where the edge roamed to stays.
             config.endpoint = None;
         }
-        peers.push((id, edge_keys, config));
+        peers.push((edge.id, edge_keys, config));
     }
-    let added =
-        setup::edges_from(loaded, old.peers.len(), origin.mark.read(), Backend::Auto).map_err(failed)?;
     let bound = bind_new(old, new).map_err(failed)?;
-    Ok(Change { policy: Arc::clone(new), keys, added, peers, bound })
+    Ok(Change { policy: Arc::clone(new), removed, keys, added, peers, bound })
 }
 
-/// Binds what is new; an entry that changed on the address it had would clash with itself and needs
-/// a restart.
+/// Binds what is not bound yet: a listener that there is goes on with what its entry is now.
 fn bind_new(old: &Policy, new: &Policy) -> Result<Listeners, String> {
-    let bound: HashSet<_> = old.reach.iter().map(|entry| entry.listen).collect();
-    let added: Vec<_> = new.reach.iter().filter(|entry| !old.reach.contains(entry)).collect();
-    if let Some(clash) = added.iter().find(|entry| bound.contains(&entry.listen)) {
-        return Err(format!(
-            "[[reach]] {} changed on the address it listens on, which needs a restart",
-            clash.name
-        ));
-    }
-    setup::listeners(added.into_iter())
+    let listeners = |policy| -> HashSet<_> {
+        setup::listened(policy).map(|(entry, protocol)| (entry.listen, protocol)).collect()
+    };
+    let bound = listeners(old);
+    setup::listeners(
+        setup::listened(new).filter(|(entry, protocol)| !bound.contains(&(entry.listen, *protocol))),
+    )
 }

@@ -23,7 +23,6 @@ use daemon::history::{History, What};
 use daemon::http::Requests;
 use daemon::life::{Asked, Listeners, Signals, notify};
 use daemon::log;
-use daemon::metrics::RoundTrips;
 use daemon::page::StatusPage;
 use daemon::totals::Totals;
 use parking_lot::Mutex;
@@ -45,6 +44,7 @@ use crate::control::protocol::{Reply, Request};
 use crate::control::report::{Report, report};
 use crate::control::{EdgeView, Shared, problems};
 use crate::dataplane::{Command, Commands, DATA_THREAD, DataPlane, Inbox, Parts};
+use crate::flow::EdgeIds;
 use crate::link::{self, Links};
 use crate::places::{Environment, bind_first};
 use crate::state::MarkWriter;
@@ -80,6 +80,8 @@ pub struct Origin {
     pub(crate) confirmable: Confirmable,
     pub(crate) links: Rc<Links>,
     pub(crate) mark: ClockMark,
+    /// The numbers that edges have not had.
+    pub(crate) edge_ids: RefCell<EdgeIds>,
     /// Where the metrics page is served.
     pub(crate) scraped: RefCell<Listeners>,
     /// The status page, and where it is served.
@@ -143,25 +145,22 @@ fn start(config: &Path, file: Loaded) -> Result<Running, ExitError> {
     let policy = Arc::clone(&loaded.policy);
     let mark = ClockMark::of(&folder);
     let control = bind_first(&environment.sockets(Some(&policy)))?;
-    let edges = setup::edges(&loaded, mark.read(), Backend::Auto).map_err(refused)?;
+    let mut edge_ids = EdgeIds::default();
+    let edges = setup::edges(&loaded, &mut edge_ids, mark.read(), Backend::Auto).map_err(refused)?;
     let totals = Totals::of(&folder);
-    let listeners = setup::listeners(policy.reach.iter()).map_err(refused)?;
+    let listeners = setup::listeners(setup::listened(&policy)).map_err(refused)?;
     totals.give_back(edges.iter().map(|edge| &*edge.node), clock::now());
     let state = MarkWriter::start(mark.clone()).map_err(system)?;
     let stats = Arc::new(Stats::default());
     stats.adopt(&policy);
     let pools = Arc::new(Pools::new(&policy));
     let arrivals = Arc::<Arrivals>::default();
-    let round_trips = Arc::new(RoundTrips::new(metrics::ROLE));
     let shared = Arc::new(Shared {
         policy: ArcSwap::new(Arc::clone(&policy)),
         stats: Arc::clone(&stats),
         pools: Arc::clone(&pools),
         arrivals: Arc::clone(&arrivals),
-        edges: ArcSwap::from_pointee(
-            edges.iter().map(|edge| Arc::new(EdgeView::of(edge, &round_trips))).collect(),
-        ),
-        round_trips,
+        edges: ArcSwap::from_pointee(edges.iter().map(|edge| Arc::new(EdgeView::of(edge))).collect()),
         started: clock::instant(),
         is_stopping: AtomicBool::new(false),
         not_taken: Mutex::default(),
@@ -193,7 +192,7 @@ fn start(config: &Path, file: Loaded) -> Result<Running, ExitError> {
         result
     });
     let data = thread.map_err(system)?;
-    let origin = Origin::new((config, loaded.text), shared, commands, confirmable, links, mark);
+    let origin = Origin::new((config, loaded.text), shared, commands, confirmable, links, (mark, edge_ids));
     let origin = Rc::new(origin);
     Ok(Running { origin, control, _lock: lock, totals, data, ended, watchdog, failed })
 }
@@ -267,7 +266,7 @@ impl Origin {
         commands: Commands,
         confirmable: Confirmable,
         links: Rc<Links>,
-        mark: ClockMark,
+        (mark, edge_ids): (ClockMark, EdgeIds),
     ) -> Self {
         Self {
             config: config.to_owned(),
@@ -279,6 +278,7 @@ impl Origin {
             confirmable,
             links,
             mark,
+            edge_ids: RefCell::new(edge_ids),
             scraped: RefCell::default(),
             steered: Cell::default(),
             applying: tokio::sync::Mutex::default(),
@@ -413,8 +413,9 @@ struct Receives {
 impl Receives {
     /// Says once that receiving fails, and once that it works again.
     fn look(&mut self, shared: &Shared) {
-        let now = clock::instant();
-        for edge in shared.edges.load().iter() {
+        let (now, edges) = (clock::instant(), shared.edges.load());
+        self.failing.retain(|name| edges.iter().any(|edge| edge.name == *name));
+        for edge in edges.iter() {
             match edge.receive_problem(now) {
                 Some(problem) if self.failing.insert(edge.name.clone()) => tracing::warn!("{problem}"),
                 None if self.failing.remove(&edge.name) => {

@@ -16,7 +16,7 @@ use tunnel::node::{MtuRange, Node, NodeConfig};
 use crate::config::Loaded;
 use crate::dataplane::edge::Edge;
 use crate::dataplane::{Listeners, tcp, udp};
-use crate::flow::EdgeId;
+use crate::flow::EdgeIds;
 
 /// Inner MTU for `mtu = "auto"` until the path's own is found: what a path through carriers that
 /// wrap IPv4 in IPv6 still takes.
@@ -28,52 +28,54 @@ const SOCKET_BUFFER: usize = 7 << 20;
 ///
 /// # Errors
 /// In words: a port that is taken, a key the tunnel refuses.
-pub fn edges(loaded: &Loaded, watermark: Duration, backend: Backend) -> Result<Vec<Edge>, String> {
-    edges_from(loaded, 0, watermark, backend)
-}
-
-/// Opens the edges of the `[[peer]]` entries from this one on.
-///
-/// # Errors
-/// As for [`edges`].
-pub fn edges_from(
+pub fn edges(
     loaded: &Loaded,
-    first: usize,
+    ids: &mut EdgeIds,
     watermark: Duration,
     backend: Backend,
 ) -> Result<Vec<Edge>, String> {
+    (0..loaded.policy.peers.len()).map(|place| edge(loaded, place, ids, (watermark, backend))).collect()
+}
+
+/// Opens the edge of the `[[peer]]` at this place of the configuration.
+///
+/// # Errors
+/// As for [`edges`].
+pub fn edge(
+    loaded: &Loaded,
+    place: usize,
+    ids: &mut EdgeIds,
+    (watermark, backend): (Duration, Backend),
+) -> Result<Edge, String> {
     let policy = &loaded.policy;
-    let open = |(place, peer): (usize, &policy::forwarder::Peer)| {
-        let Some(keys) = loaded.keys.get(place) else { return Err(format!("{}: no key", peer.name)) };
-        let addresses: Vec<_> = peer.address.iter().map(IpNetwork::ip).collect();
-        let mtu = mtu(policy);
-        let config = NodeConfig {
-            private_key: Some(keys.private.clone()),
-            addresses: addresses.clone(),
-            mtu,
-            listen_port: 0,
-            liveness: Some(LIVENESS),
-            wall_watermark: watermark,
-        };
-        let now = clock::now();
-        let node = Arc::new(Node::new(config, now));
-        node.probe_closely(policy.steer.is_some(), now);
-        node.update_peers(&[loaded.peer_config(place)?], &[], now)
-            .map_err(|error| format!("{}: {error}", peer.name))?;
-        let options = udp_options(policy, place, backend);
-        let id = EdgeId(u32::try_from(place).unwrap_or(u32::MAX));
-        let keyed = (node, loaded.edge_keys(place)?);
-        let edge = Edge::open(id, peer.name.clone(), keyed, addresses, mtu, options)
-            .map_err(|error| format!("{}: the UDP socket cannot be opened: {error}", peer.name))?;
-        let range = if policy.interface.mtu == Mtu::Auto && edge.can_search_mtu() {
-            Some(MtuRange::new(edge.addresses.iter().any(IpAddr::is_ipv6)))
-        } else {
-            MtuRange::fixed(mtu)
-        };
-        edge.node.search_path_mtu(range, now);
-        Ok(edge)
+    let (Some(peer), Some(keys)) = (policy.peers.get(place), loaded.keys.get(place)) else {
+        return Err("no such peer".to_owned());
     };
-    policy.peers.iter().enumerate().skip(first).map(open).collect()
+    let mtu = mtu(policy);
+    let config = NodeConfig {
+        private_key: Some(keys.private.clone()),
+        addresses: peer.address.iter().map(IpNetwork::ip).collect(),
+        mtu,
+        listen_port: 0,
+        liveness: Some(LIVENESS),
+        wall_watermark: watermark,
+    };
+    let now = clock::now();
+    let node = Arc::new(Node::new(config, now));
+    node.probe_closely(policy.steer.is_some(), now);
+    node.update_peers(&[loaded.peer_config(place)?], &[], now)
+        .map_err(|error| format!("{}: {error}", peer.name))?;
+    let id = ids.take().ok_or("edges were added too often; restart the daemon")?;
+    let keyed = (node, loaded.edge_keys(place)?);
+    let edge = Edge::open(id, peer, keyed, mtu, udp_options(policy, place, backend))
+        .map_err(|error| format!("{}: the UDP socket cannot be opened: {error}", peer.name))?;
+    let range = if policy.interface.mtu == Mtu::Auto && edge.can_search_mtu() {
+        Some(MtuRange::new(edge.addresses.iter().any(IpAddr::is_ipv6)))
+    } else {
+        MtuRange::fixed(mtu)
+    };
+    edge.node.search_path_mtu(range, now);
+    Ok(edge)
 }
 
 /// Inner MTU of every tunnel.
@@ -97,20 +99,23 @@ fn udp_options(policy: &Policy, place: usize, backend: Backend) -> UdpOptions {
     }
 }
 
-/// Binds the listeners of these entries.
+/// Every `[[reach]]` entry with each of its protocols: a listener each.
+pub fn listened(policy: &Policy) -> impl Iterator<Item = (&Reach, Protocol)> {
+    policy.reach.iter().flat_map(|entry| entry.protocols.iter().map(move |protocol| (entry, protocol)))
+}
+
+/// Binds these listeners.
 ///
 /// # Errors
 /// In words, naming the entry.
-pub fn listeners<'a>(reach: impl Iterator<Item = &'a Reach>) -> Result<Listeners, String> {
+pub fn listeners<'a>(listened: impl Iterator<Item = (&'a Reach, Protocol)>) -> Result<Listeners, String> {
     let mut listeners = Listeners::default();
-    for entry in reach {
+    for (entry, protocol) in listened {
         let not_bound =
             |error: io::Error| format!("[[reach]] {}: {} cannot be bound: {error}", entry.name, entry.listen);
-        if entry.protocols.contains(Protocol::Tcp) {
-            listeners.tcp.push(tcp::Listener::bind(entry.clone()).map_err(not_bound)?);
-        }
-        if entry.protocols.contains(Protocol::Udp) {
-            listeners.udp.push(udp::Listener::bind(entry.clone()).map_err(not_bound)?);
+        match protocol {
+            Protocol::Tcp => listeners.tcp.push(tcp::Listener::bind(entry.clone()).map_err(not_bound)?),
+            Protocol::Udp => listeners.udp.push(udp::Listener::bind(entry.clone()).map_err(not_bound)?),
         }
     }
     Ok(listeners)

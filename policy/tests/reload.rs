@@ -233,6 +233,50 @@ fn every_key_between_several_edges_is_taken_and_named() {
     }
 }
 
+#[test]
+fn edges_come_go_and_change_places_without_a_restart_and_each_is_known_by_its_name() {
+    let edge = |number: u8, more: &str| {
+        let names = ["kyiv", "oracle", "vienna"];
+        let keys = [
+            "CQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+            "j3T5Vv0uQeVHYpLSWqsd8i3y3JA1Bq4EuxcCfNRgMjs=",
+            "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=",
+        ];
+        let (name, key) = (names[usize::from(number)], keys[usize::from(number)]);
+        format!(
+            "[[peer]]\nname = \"{name}\"\npublic_key = \"{key}\"\nendpoint = \"192.0.2.{number}:51820\"\n{more}\n"
+        )
+    };
+    let with = |edges: &[String], more: &str| {
+        let head = "[interface]\naddress = [\"10.77.88.2/30\"]\nprivate_key_file = \"a.key\"\n";
+        forwarder(&format!("{head}{more}\n{}", edges.concat()))
+    };
+    let three = [edge(0, ""), edge(1, ""), edge(2, "")];
+    let old = with(&three, "");
+    let lines = |new: &forwarder::Policy| -> Vec<String> {
+        assert_eq!(old.needs_restart(new), None);
+        old.changes(new).iter().map(|change| change.line.clone()).collect()
+    };
+    let reordered = with(&[edge(2, ""), edge(0, ""), edge(1, "")], "");
+    assert!(lines(&reordered).is_empty(), "{:?}", lines(&reordered));
+    assert_eq!(lines(&with(&[edge(0, ""), edge(2, "")], "")), ["- oracle (its flows end)"]);
+    let moved = edge(1, "address = [\"10.88.99.2/30\"]\nkeepalive = \"20s\"");
+    let moved = with(&[moved, edge(2, "")], "");
+    assert_eq!(
+        lines(&moved),
+        ["- kyiv (its flows end)", "~ oracle address (its flows end)", "~ oracle keepalive"]
+    );
+    assert_eq!(
+        with(&[edge(2, "")], "").changes(&old).iter().map(|it| it.line.as_str()).collect::<Vec<_>>(),
+        ["+ kyiv", "+ oracle"]
+    );
+    // One socket can have the port of the file.
+    let (port, first) = ("listen_port = 51820", [edge(0, ""), edge(2, "")]);
+    assert_eq!(with(&three, port).needs_restart(&with(&first, port)), None);
+    let restart = with(&three, port).needs_restart(&with(&[edge(1, ""), edge(0, "")], port));
+    assert!(restart.is_some_and(|what| what.contains("listen_port")), "{restart:?}");
+}
+
 /// What an operator reads has nothing of the source code's own notation.
 fn is_readable(changes: &[Change]) {
     for change in changes {

@@ -12,6 +12,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{sleep_until, timeout};
 
 use super::decision::{Counted, Decision, Steering};
+use super::gone::Gone;
 use crate::dns::authority::Authority;
 use crate::dns::failure::Severity;
 use crate::dns::keeper::EventKind;
@@ -52,7 +53,7 @@ impl Task {
     pub fn new(
         policy: &Policy,
         steer: &Steer,
-        machine: String,
+        (machine, gone): (String, &Gone),
         notices: Rc<Notices>,
     ) -> Result<Self, ExitError> {
         let named = policy::Authority::Server(steer.server.clone());
@@ -60,7 +61,7 @@ impl Task {
         let edge = |peer: &policy::forwarder::Peer| Some((peer.name.to_string(), peer.public_address?));
         let edges: Vec<_> = policy.peers.iter().filter_map(edge).collect();
         Ok(Self {
-            steering: Steering::new(&edges, steer.return_after),
+            steering: Steering::new(&edges, steer.return_after).without(gone.addresses()),
             records: Records::new(authority, std::slice::from_ref(&steer.name)),
             edges,
             socket: Socket::of_origin(policy),

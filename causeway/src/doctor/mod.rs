@@ -146,9 +146,19 @@ fn of_reports(reports: &Reports, only: Option<&str>) -> (Vec<Finding>, bool) {
 /// Whether a daemon in this role is to run here: a socket was named, or its file is there.
 fn is_expected(role: &str, socket: Option<&Path>, has_answer: bool) -> bool {
     match socket {
-        // One socket is that of one daemon.
-        Some(socket) => !has_answer && (role == "edge") == socket.to_string_lossy().contains("gateway"),
+        Some(socket) => !has_answer && is_its_socket(role, socket, || configuration(role).is_some()),
         None => configuration(role).is_some(),
+    }
+}
+
+/// Whether a socket that does not answer would be that of this role: one socket is that of one
+/// daemon. Where its name does not say which, the machine does.
+fn is_its_socket(role: &str, socket: &Path, has_configuration: impl FnOnce() -> bool) -> bool {
+    let path = socket.to_string_lossy();
+    match (path.contains("gateway"), path.contains("forwarder")) {
+        (true, false) => role == "edge",
+        (false, true) => role == "origin",
+        _ => has_configuration(),
     }
 }
 

@@ -7,7 +7,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 /// Upper bounds in seconds: a LAN, a city, a continent, an ocean, and worse.
 const BUCKETS: [f64; 12] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0];
 
-/// Every peer's round trips since the start or since the peers last changed.
+/// Round trips of peers, since the start or since the peers last changed.
 pub struct RoundTrips {
     name: String,
     recorder: PrometheusRecorder,
@@ -43,6 +43,21 @@ impl RoundTrips {
         self.handle.render()
     }
 
+    /// As [`page`](Self::page), for the peers of all of these; what the metric is comes once.
+    #[must_use]
+    pub fn joined<'a>(all: impl IntoIterator<Item = &'a Self>) -> String {
+        let mut page = String::new();
+        for trips in all {
+            let part = trips.page();
+            let is_first = page.is_empty();
+            for line in part.lines().filter(|line| is_first || !line.starts_with('#')) {
+                page.push_str(line);
+                page.push('\n');
+            }
+        }
+        page
+    }
+
     /// Puts what was recorded into the buckets, which otherwise waits for the next page; call every
     /// few minutes.
     pub fn settle(&self) {
@@ -66,6 +81,21 @@ mod tests {
             "# TYPE gateway_peer_rtt_seconds histogram",
         ] {
             assert!(page.lines().any(|have| have == line), "{line}\n{page}");
+        }
+    }
+
+    #[test]
+    fn the_peers_of_several_pages_are_one_metric() {
+        let of = |peer: Option<&str>| {
+            let trips = RoundTrips::new("forwarder");
+            peer.iter().for_each(|peer| trips.record(peer, 0.01));
+            trips
+        };
+        let page = RoundTrips::joined(&[of(None), of(Some("kyiv")), of(Some("oracle"))]);
+        let count = |start: &str| page.lines().filter(|line| line.starts_with(start)).count();
+        assert_eq!((count("# TYPE"), count("# HELP")), (1, 1), "{page}");
+        for peer in ["kyiv", "oracle"] {
+            assert_eq!(count(&format!("forwarder_peer_rtt_seconds_count{{peer=\"{peer}\"}} 1")), 1, "{page}");
         }
     }
 }

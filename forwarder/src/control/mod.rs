@@ -37,6 +37,8 @@ use tunnel::time::Instant;
 use crate::arrivals::Arrivals;
 use crate::dataplane::edge::Edge;
 use crate::edge_keys::EdgeKeys;
+use crate::flow::EdgeId;
+use crate::metrics;
 use crate::outage::{Counts, Observation, Outage, PathErrors, Reason};
 use crate::stats::Stats;
 use crate::upstream::Pools;
@@ -53,8 +55,6 @@ pub struct Shared {
     pub arrivals: Arc<Arrivals>,
     /// The edges, in the order of the configuration.
     pub edges: ArcSwap<Vec<Arc<EdgeView>>>,
-    /// Round trips of the probes since the start.
-    pub round_trips: Arc<RoundTrips>,
     /// When the daemon started.
     pub started: Instant,
     /// Whether it was asked to stop.
@@ -77,6 +77,8 @@ pub struct Shared {
 
 /// An edge as the control plane sees it.
 pub struct EdgeView {
+    /// Its number.
+    pub id: EdgeId,
     /// Its name.
     pub name: Name,
     /// Its device.
@@ -96,7 +98,8 @@ pub struct EdgeView {
     /// The public ports that are requested of it.
     pub publishing: Mutex<Publishing>,
     rates: Mutex<Rates>,
-    round_trips: Arc<RoundTrips>,
+    /// Round trips of the probes since the edge was added.
+    pub round_trips: RoundTrips,
     path_errors: Arc<PathErrors>,
     outage: Mutex<Outage>,
 }
@@ -104,8 +107,9 @@ pub struct EdgeView {
 impl EdgeView {
     /// The view of an edge.
     #[must_use]
-    pub fn of(edge: &Edge, round_trips: &Arc<RoundTrips>) -> Self {
+    pub fn of(edge: &Edge) -> Self {
         Self {
+            id: edge.id,
             name: edge.name.clone(),
             node: Arc::clone(&edge.node),
             port: Arc::clone(&edge.port),
@@ -116,7 +120,7 @@ impl EdgeView {
             link: Mutex::default(),
             publishing: Mutex::default(),
             rates: Mutex::default(),
-            round_trips: Arc::clone(round_trips),
+            round_trips: RoundTrips::new(metrics::ROLE),
             path_errors: Arc::clone(&edge.path_errors),
             outage: Mutex::default(),
         }

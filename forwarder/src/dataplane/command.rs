@@ -45,14 +45,15 @@ pub struct LinkDial {
 
 /// A change that can no longer fail: everything that could was done before it was sent.
 pub struct Change {
-    /// The new configuration; its peers are those of the old one, by name and in order, and then
-    /// those of the `added` edges.
+    /// The new configuration.
     pub policy: Arc<Policy>,
+    /// Edges that go.
+    pub removed: Vec<EdgeId>,
     /// New keys of our own.
     pub keys: Vec<(EdgeId, PrivateKey)>,
-    /// Edges that are new, their sockets already open.
+    /// Edges that are new, in the order of their numbers, their sockets already open.
     pub added: Vec<Edge>,
-    /// New settings of peers that changed; the key is the current one of the keys.
+    /// The settings of the peers that stay; the key is the current one of the keys.
     pub peers: Vec<(EdgeId, Keys, PeerConfig)>,
     /// Listeners that are new, already bound.
     pub bound: Listeners,

@@ -8,9 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use arc_swap::ArcSwap;
+use daemon::endpoint_name::EndpointName;
+use ipnetwork::IpNetwork;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use policy::Name;
+use policy::forwarder::Peer;
 use tokio::sync::Notify;
 use tunnel::io::Wait;
 use tunnel::io::udp::{ReceiveBatch, UdpOptions, UdpSocket, UdpStats};
@@ -41,6 +44,8 @@ pub struct Edge {
     pub id: EdgeId,
     /// Its name in the configuration.
     pub name: Name,
+    /// The name of its endpoint.
+    pub endpoint_name: EndpointName,
     /// The device towards it.
     pub node: Arc<Node>,
     /// Our addresses in its tunnel.
@@ -78,15 +83,14 @@ pub struct Edge {
 }
 
 impl Edge {
-    /// An edge whose socket is open.
+    /// The edge of a `[[peer]]`; its socket is open.
     ///
     /// # Errors
     /// From the system: the port is taken.
     pub fn open(
         id: EdgeId,
-        name: Name,
+        peer: &Peer,
         (node, keys): (Arc<Node>, Keys),
-        addresses: Vec<IpAddr>,
         mtu: u16,
         options: UdpOptions,
     ) -> io::Result<Self> {
@@ -101,9 +105,10 @@ impl Edge {
             port: Arc::new(AtomicU16::new(port)),
             udp: Arc::new(ArcSwap::new(socket.shared_stats())),
             id,
-            name,
+            name: peer.name.clone(),
+            endpoint_name: EndpointName::new(peer.endpoint.clone()),
             node,
-            addresses,
+            addresses: peer.address.iter().map(IpNetwork::ip).collect(),
             mtu: Arc::new(AtomicU16::new(mtu)),
             state: PeerState::Never,
             blocked: BTreeSet::new(),

@@ -10,7 +10,6 @@ use super::edge::Edge;
 use super::flows::Flows;
 use crate::control::problems;
 use crate::state::MarkWriter;
-use daemon::endpoint_name::EndpointName;
 
 /// One round of the edges, at one moment.
 pub(super) struct EdgeRound<'a> {
@@ -22,28 +21,29 @@ pub(super) struct EdgeRound<'a> {
 
 impl EdgeRound<'_> {
     /// Does what is due for an edge.
-    pub(super) fn run(&mut self, edge: &mut Edge, name: &mut EndpointName) {
+    pub(super) fn run(&mut self, edge: &mut Edge) {
         if edge.node.poll_timeout().is_some_and(|at| at <= self.now.instant) {
             edge.handle_timeout(self.now);
             edge.sample_queue_drops();
         }
         while let Some(event) = edge.node.poll_event() {
-            self.handle_event(edge, name, event);
+            self.handle_event(edge, event);
         }
         edge.keys.handle_timeout(&edge.node, &edge.name, self.now);
+        let name = &mut edge.endpoint_name;
         edge.path_errors.is_unresolved.store(name.is_unresolved(), Ordering::Relaxed);
         if name.is_due(self.now) {
             self.flows.context().resolver.request_endpoint(edge.id, name.endpoint().clone());
         }
     }
 
-    fn handle_event(&mut self, edge: &mut Edge, name: &mut EndpointName, event: Event) {
+    fn handle_event(&mut self, edge: &mut Edge, event: Event) {
         match event {
             Event::StateChanged { from, to, .. } => {
                 tracing::info!(peer = %edge.name, from = from.label(), to = to.label(), "peer state changed");
                 edge.set_state(to);
                 if to == PeerState::Up {
-                    name.handle_reply();
+                    edge.endpoint_name.handle_reply();
                 }
             }
             Event::Recover { step: RecoveryStep::Rebind, .. } => match edge.rebind(self.registry) {
@@ -52,12 +52,12 @@ impl EdgeRound<'_> {
                     tracing::info!(peer = %edge.name, %error, "could not open a new UDP socket to recover")
                 }
             },
-            Event::Recover { step: RecoveryStep::Resolve, .. } => name.handle_silence(self.now),
+            Event::Recover { step: RecoveryStep::Resolve, .. } => edge.endpoint_name.handle_silence(self.now),
             Event::Recover { step: RecoveryStep::Handshake, .. } | Event::EndpointChanged { .. } => {}
             Event::Handshake { .. } => {
                 tracing::debug!(peer = %edge.name, "session agreed");
                 edge.keys.handle_session(&edge.name);
-                name.handle_reply();
+                edge.endpoint_name.handle_reply();
                 self.flows.tcp(self.now).resume(edge.id);
             }
             Event::PathMtu { mtu, .. } => {

@@ -7,41 +7,46 @@ use policy::Name;
 use super::edge::Edge;
 use crate::flow::EdgeId;
 
-/// Every edge; its number is its index, so that no packet needs a search.
-pub(crate) struct Edges(Vec<Edge>);
+/// Every edge, in the order of the numbers: a few comparisons find one.
+#[derive(Default)]
+pub(crate) struct Edges {
+    /// The numbers of the edges, ascending.
+    ids: Vec<EdgeId>,
+    edges: Vec<Edge>,
+}
 
 impl Edges {
-    /// Numbers the edges in order.
-    pub(crate) fn new(mut edges: Vec<Edge>) -> Self {
-        for (index, edge) in edges.iter_mut().enumerate() {
-            edge.id = EdgeId::from_index(index);
-        }
-        Self(edges)
+    /// Adds one, whose number is above those of the others.
+    pub(crate) fn push(&mut self, edge: Edge) {
+        self.ids.push(edge.id);
+        self.edges.push(edge);
     }
 
-    /// Adds one, behind the others.
-    pub(crate) fn push(&mut self, mut edge: Edge) {
-        edge.id = EdgeId::from_index(self.0.len());
-        self.0.push(edge);
+    /// Takes one out.
+    pub(crate) fn remove(&mut self, id: EdgeId) -> Option<Edge> {
+        let place = self.ids.binary_search(&id).ok()?;
+        self.ids.remove(place);
+        Some(self.edges.remove(place))
     }
 
     /// An edge by its number.
     pub(crate) fn get_mut(&mut self, id: EdgeId) -> Option<&mut Edge> {
-        self.0.get_mut(id.index())
+        let place = self.ids.binary_search(&id).ok()?;
+        self.edges.get_mut(place)
     }
 
     /// The number of the edge of this name.
     pub(crate) fn find(&self, name: &Name) -> Option<EdgeId> {
-        self.0.iter().find(|edge| edge.name == *name).map(|edge| edge.id)
+        self.edges.iter().find(|edge| edge.name == *name).map(|edge| edge.id)
     }
 
-    /// All of them, in order.
+    /// All of them.
     pub(crate) fn iter(&self) -> slice::Iter<'_, Edge> {
-        self.0.iter()
+        self.edges.iter()
     }
 
-    /// All of them, in order.
+    /// All of them.
     pub(crate) fn iter_mut(&mut self) -> slice::IterMut<'_, Edge> {
-        self.0.iter_mut()
+        self.edges.iter_mut()
     }
 }

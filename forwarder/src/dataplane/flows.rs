@@ -17,6 +17,7 @@ use super::edges::Edges;
 use super::owner::Owner;
 use super::tcp::{TcpFlows, TcpHandler};
 use super::udp::{self, UdpFlows, UdpHandler};
+use crate::flow::EdgeId;
 use crate::stats::{Dropped, add};
 use crate::upstream::{Lease, Member};
 
@@ -136,6 +137,12 @@ impl Flows {
         self.tcp(now).abort(&should_end);
     }
 
+    /// Ends every flow of an edge, as its last work.
+    pub(super) fn end_flows_of(&mut self, now: Now, edge: EdgeId, edges: &mut Edges) {
+        self.udp(now).end_flows_of(edge);
+        self.tcp(now).end_flows_of(edge, edges);
+    }
+
     /// Starts to watch a UDP listener.
     ///
     /// # Errors
@@ -144,9 +151,10 @@ impl Flows {
         self.udp.add_listener(listener, &self.context.registry, edges)
     }
 
-    /// Closes the UDP listeners whose entry is not in the configuration any more.
-    pub(super) fn keep_udp_listeners(&mut self, policy: &Policy) {
-        self.udp.keep_listeners(policy);
+    /// Closes the UDP listeners whose address is not listened on any more; the others go on with
+    /// what their entries are now.
+    pub(super) fn keep_udp_listeners(&mut self, policy: &Policy, edges: &Edges) {
+        self.udp.keep_listeners(policy, edges);
     }
 
     /// Takes no new flows from now on.

@@ -45,7 +45,6 @@ use crate::stats::{Stats, add};
 use crate::upstream::{Pools, Stream};
 pub use command::{Change, Command, Commands, Inbox, LinkDial, Listeners};
 use context::Context;
-use daemon::endpoint_name::EndpointName;
 use edge::Edge;
 use edge_round::EdgeRound;
 use edges::Edges;
@@ -87,8 +86,6 @@ impl Stop {
 pub struct DataPlane {
     poll: Poll,
     edges: Edges,
-    /// The names of the edges' endpoints, in the order of their numbers.
-    names: Vec<EndpointName>,
     listeners: Vec<tcp::Listener>,
     flows: Flows,
     inlet: Coalescer,
@@ -107,7 +104,7 @@ pub struct DataPlane {
 pub struct Parts {
     /// The configuration.
     pub policy: Arc<Policy>,
-    /// One edge per `[[peer]]`, in order.
+    /// One edge per `[[peer]]`, in the order of their numbers.
     pub edges: Vec<Edge>,
     /// The listeners of `[[reach]]`.
     pub listeners: Listeners,
@@ -128,16 +125,16 @@ impl DataPlane {
     /// From the system.
     pub fn new(inbox: Inbox, parts: Parts) -> io::Result<Self> {
         let Inbox { poll, received, commands } = inbox;
-        let Parts { policy, edges, mut listeners, pools, stats, arrivals, state } = parts;
-        let mut edges = Edges::new(edges);
-        for edge in edges.iter_mut() {
+        let Parts { policy, edges: opened, mut listeners, pools, stats, arrivals, state } = parts;
+        let mut edges = Edges::default();
+        for edge in opened {
             edge.watch(poll.registry())?;
+            edges.push(edge);
         }
         for (index, listener) in listeners.tcp.iter_mut().enumerate() {
             listener.watch(poll.registry(), index, &edges)?;
         }
         let waiting = Waiting::new(&policy, Arc::clone(&stats));
-        let names = policy.peers.iter().map(|peer| EndpointName::new(peer.endpoint.clone())).collect();
         let seed = getrandom::u32().map_err(io::Error::other)? as u16;
         let network = Watch::open(poll.registry(), token::NETWORK)
             .inspect_err(|error| tracing::info!(%error, "the system does not report network changes"))
@@ -153,7 +150,6 @@ impl DataPlane {
             flows,
             poll,
             edges,
-            names,
             listeners: listeners.tcp,
             inlet: Coalescer::new(CoalesceOptions { tcp: true, udp: false }),
             batch: ReceiveBatch::new(MESSAGES),
@@ -296,8 +292,8 @@ impl DataPlane {
     fn run_edges(&mut self, now: Now) {
         let (registry, flows, state) = (self.poll.registry(), &mut self.flows, &self.state);
         let mut round = EdgeRound { now, registry, flows, state };
-        for (edge, name) in self.edges.iter_mut().zip(&mut self.names) {
-            round.run(edge, name);
+        for edge in self.edges.iter_mut() {
+            round.run(edge);
             edge.flush();
         }
     }
@@ -327,9 +323,8 @@ impl DataPlane {
 
     fn handle_endpoint(&mut self, now: Now, id: EdgeId, addresses: &[SocketAddr]) {
         let Some(edge) = self.edges.get_mut(id) else { return };
-        let Some(name) = self.names.get_mut(id.index()) else { return };
         let current = edge.endpoint(now);
-        match name.handle_resolved(now, addresses, current) {
+        match edge.endpoint_name.handle_resolved(now, addresses, current) {
             Some(address) => {
                 edge.set_endpoint(now, address);
                 // The back-off of the address before does not count for this one.
@@ -400,11 +395,11 @@ impl DataPlane {
     /// The machine slept: every session is tried at once.
     fn wake_up(&mut self, now: Now) {
         tracing::info!("the machine slept, trying every peer at once");
-        for (edge, name) in self.edges.iter_mut().zip(&mut self.names) {
+        for edge in self.edges.iter_mut() {
             edge.update_source();
             edge.handle_timeout(now);
             edge.node.handle_network_change(now);
-            name.handle_silence(now);
+            edge.endpoint_name.handle_silence(now);
         }
     }
 
@@ -414,11 +409,11 @@ impl DataPlane {
         let Some(change) = self.network.as_mut().and_then(|network| network.poll(now.instant)) else {
             return;
         };
-        for (edge, name) in self.edges.iter_mut().zip(&mut self.names) {
+        for edge in self.edges.iter_mut() {
             if edge.update_source() || change == NetworkChange::DefaultRoute {
                 tracing::info!(peer = %edge.name, "the network changed, trying the peer at once");
                 edge.node.handle_network_change(now);
-                name.handle_silence(now);
+                edge.endpoint_name.handle_silence(now);
             }
         }
     }
@@ -426,7 +421,7 @@ impl DataPlane {
     /// How long to wait when nothing happens.
     fn sleep(&self, now: Now) -> Duration {
         let nodes = self.edges.iter().filter_map(|edge| edge.node.poll_timeout());
-        let names = self.names.iter().filter_map(EndpointName::deadline);
+        let names = self.edges.iter().filter_map(|edge| edge.endpoint_name.deadline());
         let listeners = self.listeners.iter().filter_map(tcp::Listener::deadline);
         let network = self.network.as_ref().and_then(Watch::deadline);
         let keys = self.edges.iter().filter_map(|edge| edge.keys.poll_timeout(&edge.node));

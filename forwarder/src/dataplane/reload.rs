@@ -4,13 +4,16 @@
 //! This adds to [`DataPlane`], which calls it: a change touches every part of the data plane
 //! between two rounds, so nothing smaller could own it.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use policy::forwarder::Policy;
+use policy::Protocol;
+use policy::forwarder::{Policy, Reach};
 use tunnel::node::PeerConfig;
 use tunnel::time::Now;
 
 use super::{Change, DataPlane, Listeners, Owner};
+use crate::flow::EdgeId;
 use daemon::endpoint_name::EndpointName;
 
 impl DataPlane {
@@ -19,7 +22,8 @@ impl DataPlane {
         if self.stop.is_some() {
             return;
         }
-        let Change { policy, keys, added, peers, bound } = change;
+        let Change { policy, removed, keys, added, peers, bound } = change;
+        removed.into_iter().for_each(|edge| self.remove_edge(now, edge));
         for (edge, key) in keys {
             if let Some(edge) = self.edges.get_mut(edge) {
                 edge.node.set_private_key(Some(key), now);
@@ -33,20 +37,16 @@ impl DataPlane {
             if let Err(error) = changed {
                 tracing::warn!(peer = %edge.name, %error, "the peer's new settings were refused");
             }
-        }
-        for (name, peer) in self.names.iter_mut().zip(&policy.peers) {
-            if *name.endpoint() != peer.endpoint {
-                *name = EndpointName::new(peer.endpoint.clone());
+            let endpoint = policy.peers.iter().find(|peer| peer.name == edge.name).map(|peer| &peer.endpoint);
+            if let Some(endpoint) = endpoint.filter(|endpoint| *endpoint != edge.endpoint_name.endpoint()) {
+                edge.endpoint_name = EndpointName::new(endpoint.clone());
             }
         }
-        let known = self.names.len();
-        for (edge, peer) in added.into_iter().zip(policy.peers.iter().skip(known)) {
+        for edge in added {
+            if let Err(error) = edge.watch(self.poll.registry()) {
+                tracing::warn!(peer = %edge.name, %error, "the edge's socket cannot be watched");
+            }
             self.edges.push(edge);
-            let edge = self.edges.iter().next_back();
-            if let Some(Err(error)) = edge.map(|edge| edge.watch(self.poll.registry())) {
-                tracing::warn!(peer = %peer.name, %error, "the edge's socket cannot be watched");
-            }
-            self.names.push(EndpointName::new(peer.endpoint.clone()));
         }
         self.replace_listeners(&policy, bound);
         let old = Arc::clone(&self.flows.context().policy);
@@ -55,14 +55,28 @@ impl DataPlane {
         tracing::info!("configuration applied");
     }
 
-    /// Keeps the listeners that are as they were, closes the others and takes the new ones.
+    /// Ends the flows of an edge, and closes its tunnel.
+    fn remove_edge(&mut self, now: Now, id: EdgeId) {
+        self.flows.end_flows_of(now, id, &mut self.edges);
+        if let Some(mut edge) = self.edges.remove(id) {
+            edge.flush();
+            edge.unwatch(self.poll.registry());
+            tracing::info!(peer = %edge.name, "the edge was removed");
+        }
+    }
+
+    /// Keeps the listeners whose address is still listened on, closes the others and takes the new
+    /// ones.
     fn replace_listeners(&mut self, policy: &Policy, bound: Listeners) {
         let mut kept = Vec::new();
         for mut listener in std::mem::take(&mut self.listeners) {
-            if policy.reach.contains(&listener.reach) {
-                kept.push(listener);
-            } else {
+            let entry = reach_at(policy, listener.reach.listen, Protocol::Tcp);
+            if entry != Some(&listener.reach) {
                 listener.release_held(&self.stats);
+            }
+            if let Some(entry) = entry {
+                listener.reach = entry.clone();
+                kept.push(listener);
             }
         }
         kept.extend(bound.tcp);
@@ -72,7 +86,7 @@ impl DataPlane {
             }
         }
         self.listeners = kept;
-        self.flows.keep_udp_listeners(policy);
+        self.flows.keep_udp_listeners(policy, &self.edges);
         for listener in bound.udp {
             let name = listener.reach.name.clone();
             if let Err(error) = self.flows.add_udp_listener(listener, &self.edges) {
@@ -80,6 +94,11 @@ impl DataPlane {
             }
         }
     }
+}
+
+/// The entry that listens there.
+pub(super) fn reach_at(policy: &Policy, listen: SocketAddr, protocol: Protocol) -> Option<&Reach> {
+    policy.reach.iter().find(|entry| entry.listen == listen && entry.protocols.contains(protocol))
 }
 
 /// Whether a flow's entry is another now; one that only leads elsewhere keeps its flows, and its

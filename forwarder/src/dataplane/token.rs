@@ -35,7 +35,7 @@ pub(super) const NETWORK: Token = Token(1);
 /// The token of an edge's socket.
 #[must_use]
 pub(super) const fn edge(id: EdgeId) -> Token {
-    Token((1 << KIND_SHIFT) | id.index())
+    Token((1 << KIND_SHIFT) | id.0 as usize)
 }
 
 /// The token of a listener.
@@ -69,7 +69,7 @@ pub(super) const fn source(token: Token) -> Option<Source> {
     match token.0 >> KIND_SHIFT {
         0 if number == 1 => Some(Source::Network),
         0 => Some(Source::Waker),
-        1 => Some(Source::Edge(EdgeId::from_index(number))),
+        1 => Some(Source::Edge(EdgeId((number & 0xffff_ffff) as u32))),
         2 => Some(Source::Listener(number)),
         3 => Some(Source::Flow(SlotId::from_bits(number as u64))),
         4 => Some(Source::Datagrams(SlotId::from_bits(number as u64))),

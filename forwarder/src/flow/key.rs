@@ -2,21 +2,23 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-/// An edge's number within the daemon: its index among the edges.
+/// An edge's number within the daemon. It has nothing to do with the edge's place in the
+/// configuration, and is never given to another edge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EdgeId(pub u32);
 
-impl EdgeId {
-    /// The number of the edge with this index.
-    #[must_use]
-    pub const fn from_index(index: usize) -> Self {
-        Self(if index < u32::MAX as usize { index as u32 } else { u32::MAX })
-    }
+/// Gives each edge its number, in ascending order.
+#[derive(Debug, Default)]
+pub struct EdgeIds {
+    next: u32,
+}
 
-    /// Its index.
-    #[must_use]
-    pub const fn index(self) -> usize {
-        self.0 as usize
+impl EdgeIds {
+    /// A number that no edge has had; `None` once there is none left.
+    pub fn take(&mut self) -> Option<EdgeId> {
+        let id = EdgeId(self.next);
+        self.next = self.next.checked_add(1)?;
+        Some(id)
     }
 }
 
@@ -63,6 +65,14 @@ mod tests {
     #[test]
     fn every_ipv4_address_is_a_client_of_its_own() {
         assert_ne!(client("203.0.113.10"), client("203.0.113.11"));
+    }
+
+    #[test]
+    fn no_number_of_an_edge_is_given_twice() {
+        let mut ids = EdgeIds::default();
+        assert_eq!([ids.take(), ids.take()], [Some(EdgeId(0)), Some(EdgeId(1))]);
+        let mut last = EdgeIds { next: u32::MAX };
+        assert_eq!([last.take(), last.take()], [None, None]);
     }
 
     fn client(text: &str) -> ClientPrefix {

@@ -9,6 +9,6 @@ pub mod table;
 
 pub use admission::{Admission, Shed};
 pub use greylist::Greylist;
-pub use key::{ClientPrefix, EdgeId, FlowKey};
+pub use key::{ClientPrefix, EdgeId, EdgeIds, FlowKey};
 pub use quota::Quota;
 pub use table::{FlowTable, SlotId};

@@ -9,7 +9,8 @@ mod history;
 mod redial;
 mod services;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
@@ -81,14 +82,25 @@ pub fn targets(loaded: &Loaded) -> Vec<Option<Target>> {
 
 /// What the tasks are to do.
 struct Orders {
-    targets: Vec<Option<Target>>,
+    /// The target of each edge that there is.
+    targets: BTreeMap<EdgeId, Option<Target>>,
     is_stopping: bool,
 }
 
 impl Orders {
-    fn target(&self, index: usize) -> Option<&Target> {
-        self.targets.get(index)?.as_ref().filter(|_| !self.is_stopping)
+    fn target(&self, edge: EdgeId) -> Option<&Target> {
+        self.targets.get(&edge)?.as_ref().filter(|_| !self.is_stopping)
     }
+
+    /// Whether there will be no link to the edge any more.
+    fn is_over(&self, edge: EdgeId) -> bool {
+        self.is_stopping || !self.targets.contains_key(&edge)
+    }
+}
+
+/// The targets by edge; both are in the order of the configuration.
+fn by_edge(edges: &[Arc<EdgeView>], targets: Vec<Option<Target>>) -> BTreeMap<EdgeId, Option<Target>> {
+    edges.iter().map(|edge| edge.id).zip(targets).collect()
 }
 
 /// The links of this forwarder.
@@ -99,7 +111,7 @@ pub struct Links {
     orders: watch::Sender<Orders>,
     reporter: RefCell<Reporter>,
     open: RefCell<Vec<Weak<End>>>,
-    started: Cell<usize>,
+    started: RefCell<BTreeSet<EdgeId>>,
     replies: Replies,
     /// What tries services when an edge asks.
     prober: Prober,
@@ -117,6 +129,7 @@ impl Links {
         shared: Arc<Shared>,
         targets: Vec<Option<Target>>,
     ) -> io::Result<Rc<Self>> {
+        let targets = by_edge(&shared.edges.load(), targets);
         let (orders, _) = watch::channel(Orders { targets, is_stopping: false });
         Ok(Rc::new(Self {
             about: shell::about(env!("CARGO_PKG_VERSION"), &[SENDS_HISTORY])?,
@@ -125,7 +138,7 @@ impl Links {
             orders,
             reporter: RefCell::default(),
             open: RefCell::default(),
-            started: Cell::default(),
+            started: RefCell::default(),
             replies: Replies::default(),
             prober: Prober::new().map_err(io::Error::other)?,
             diagnosing: tokio::sync::Mutex::default(),
@@ -136,14 +149,17 @@ impl Links {
     ///
     /// Must be called within a [`tokio::task::LocalSet`].
     pub fn start(self: &Rc<Self>) {
-        let count = self.shared.edges.load().len();
-        for index in self.started.replace(count)..count {
-            drop(spawn_local(keep(Rc::clone(self), index)));
+        let edges = self.shared.edges.load();
+        let before = self.started.replace(edges.iter().map(|edge| edge.id).collect());
+        for edge in edges.iter().filter(|edge| !before.contains(&edge.id)) {
+            drop(spawn_local(keep(Rc::clone(self), Arc::clone(edge))));
         }
     }
 
-    /// Takes the targets of another configuration; a link whose target changed ends.
+    /// Takes the targets of another configuration, once its edges are known; a link whose target
+    /// changed or went ends.
     pub fn follow(self: &Rc<Self>, targets: Vec<Option<Target>>) {
+        let targets = by_edge(&self.shared.edges.load(), targets);
         self.orders.send_modify(|orders| orders.targets = targets);
         self.publish();
         self.start();
@@ -218,7 +234,6 @@ impl Links {
     /// Connects one half of a socket pair to the edge, and begins a session on the other.
     fn dial(
         self: &Rc<Self>,
-        index: usize,
         (target, key): (&Target, &PublicKey),
         view: Arc<EdgeView>,
     ) -> io::Result<(tokio::net::UnixStream, Rc<End>)> {
@@ -229,36 +244,34 @@ impl Links {
         let identity = Identity::new(&target.own, key, target.preshared.as_ref());
         let now = clock::instant();
         let session = Session::new(now, Role::Origin, identity, self.about.clone(), shell::nonce()?);
-        let edge = EdgeId::from_index(index);
-        self.commands.send(Command::Link(LinkDial { edge, target: target.address, stream: far }));
+        self.commands.send(Command::Link(LinkDial { edge: view.id, target: target.address, stream: far }));
         let end = End::new(Rc::clone(self), view, session);
         self.open.borrow_mut().push(Rc::downgrade(&end));
         Ok((near, end))
     }
 }
 
-/// Keeps the link to one edge until the daemon stops.
-async fn keep(links: Rc<Links>, index: usize) {
+/// Keeps the link to one edge until it is removed, or the daemon stops.
+async fn keep(links: Rc<Links>, view: Arc<EdgeView>) {
     let mut orders = links.orders.subscribe();
     let mut redial = Redial::default();
     loop {
-        let target = orders.borrow_and_update().target(index).cloned();
-        let view = links.shared.edges.load().get(index).cloned();
-        let (Some(target), Some(view)) = (target, view) else {
-            // Stopping, or nothing to ask: only another order changes that.
-            if orders.borrow().is_stopping || orders.changed().await.is_err() {
+        let target = orders.borrow_and_update().target(view.id).cloned();
+        let Some(target) = target else {
+            // Where there is nothing to ask, only another order changes that.
+            if orders.borrow().is_over(view.id) || orders.changed().await.is_err() {
                 return;
             }
             continue;
         };
         let mut keys = view.keys.clone();
         let far = keys.borrow_and_update().in_use();
-        let mut replaced = pin!(replaced(&mut orders, &mut keys, index, (&target, &far)));
+        let mut replaced = pin!(replaced(&mut orders, &mut keys, view.id, (&target, &far)));
         tokio::select! {
             () = due(&mut redial, &view) => {}
             () = &mut replaced => continue,
         }
-        let was_open = match links.dial(index, (&target, &far), view) {
+        let was_open = match links.dial((&target, &far), Arc::clone(&view)) {
             Ok((stream, end)) => serve(stream, &end, replaced, &links).await,
             Err(error) => {
                 tracing::debug!(%error, "the link cannot be dialled");
@@ -284,10 +297,10 @@ async fn due(redial: &mut Redial, view: &EdgeView) {
 async fn replaced(
     orders: &mut watch::Receiver<Orders>,
     keys: &mut watch::Receiver<EdgeKeys>,
-    index: usize,
+    edge: EdgeId,
     (target, far): (&Target, &PublicKey),
 ) {
-    let is_another = |orders: &Orders| !orders.target(index).is_some_and(|now| now.is_same(target));
+    let is_another = |orders: &Orders| !orders.target(edge).is_some_and(|now| now.is_same(target));
     let has_another = async {
         // Without a data thread the daemon ends.
         if keys.wait_for(|keys| keys.in_use() != *far).await.is_err() {

@@ -58,6 +58,17 @@ pub enum PairError {
         /// The address.
         other: IpAddr,
     },
+    /// keepalived 2.2 starts no instance without an address of its link's own family.
+    #[error(
+        "keepalived moves no address over a link of the other family, and the shared address is {address}; give the link \
+         between the two edges addresses of that family, and write the other edge's in place of {other} as `other`"
+    )]
+    OtherFamily {
+        /// The shared address.
+        address: IpAddr,
+        /// The other edge.
+        other: IpAddr,
+    },
     /// Nothing is where the shared address belongs.
     #[error(
         "no interface of this machine is in a network with the shared address {address}, and [wan] names none; write \
@@ -84,6 +95,9 @@ impl PairSide {
         let addresses = || system.links.iter().flat_map(|link| link.addresses.iter().map(IpNetwork::ip));
         if addresses().any(|own| own == other) {
             return Err(PairError::Own { other });
+        }
+        if shared.is_ipv4() != other.is_ipv4() {
+            return Err(PairError::OtherFamily { address: shared, other });
         }
         let (link, own) =
             near(system, other).ok_or_else(|| PairError::NoLink { other, example: example(other) })?;
@@ -127,9 +141,6 @@ pub fn keepalived(side: &PairSide) -> String {
     let bits = if shared.is_ipv4() { 32 } else { 128 };
     // Both begin as BACKUP; the number only decides a tie.
     let priority = if own < other { 150 } else { 100 };
-    // One instance speaks one family of its own; addresses of the other are moved along with it.
-    let addresses =
-        if shared.is_ipv4() == own.is_ipv4() { "virtual_ipaddress" } else { "virtual_ipaddress_excluded" };
     format!(
         r#"# /etc/keepalived/keepalived.conf of the edge {own}, by `gatewayctl export keepalived`. Run the same on the other edge.
 # Start the gateway first: an address without rules refuses every visitor.
@@ -185,7 +196,7 @@ vrrp_instance edge {{
 	track_script {{
 		answers
 	}}
-	{addresses} {{
+	virtual_ipaddress {{
 		{shared}/{bits} dev {outer}
 	}}
 }}
@@ -293,12 +304,16 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_address_of_another_family_than_the_link_is_moved_along() {
+    fn a_shared_address_of_ipv6_needs_a_link_of_ipv6() {
         let text = TEXT.replace("192.0.2.2", "2001:db8::2");
         let mut system = system("10.9.9.1");
         system.links[0].addresses.push("2001:db8::11/64".parse().unwrap());
-        let side = PairSide::new(&policy(&text, "10.9.9.2"), &system, files()).unwrap();
-        assert!(keepalived(&side).contains("virtual_ipaddress_excluded {\n\t\t2001:db8::2/128 dev eth0"));
+        let error = PairSide::new(&policy(&text, "10.9.9.2"), &system, files()).unwrap_err();
+        assert!(error.to_string().contains("2001:db8::2; give the link"), "{error}");
+        system.links[1].addresses.push("fd00:9::1/126".parse().unwrap());
+        let side = PairSide::new(&policy(&text, "fd00:9::2"), &system, files()).unwrap();
+        assert!(keepalived(&side).contains("virtual_ipaddress {\n\t\t2001:db8::2/128 dev eth0"));
+        assert!(conntrackd(&side).contains("IPv6_Destination_Address fd00:9::2"));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::model::{Limits, Peer, Policy};
 use super::{caddy, steer};
+use crate::Name;
 use crate::change::{Change, Settings};
 use crate::sections::Notify;
 
@@ -11,13 +12,13 @@ impl Policy {
     /// What `next` has otherwise and cannot change while the daemon runs.
     #[must_use]
     pub fn needs_restart(&self, next: &Self) -> Option<&'static str> {
-        let identity = |policy: &Self| -> Vec<_> {
-            policy.peers.iter().map(|peer| (peer.name.clone(), peer.address.clone())).collect()
+        let has_port = self.interface.listen_port.is_some();
+        let is_first_kept = match (self.peers.first(), next.peers.first()) {
+            (Some(old), Some(new)) => old.is_same_tunnel(new),
+            (old, new) => old.is_none() && new.is_none(),
         };
-        // Further peers may come, at the end of the file.
-        let is_kept = identity(next).starts_with(&identity(self));
         let checks = [
-            (!is_kept, "a peer's name, address or place"),
+            (has_port && !is_first_kept, "the first [[peer]], which has [interface] listen_port,"),
             (self.interface.mtu != next.interface.mtu, "[interface] mtu"),
             (self.interface.listen_port != next.interface.listen_port, "[interface] listen_port"),
             (self.control != next.control, "[control]"),
@@ -30,15 +31,7 @@ impl Policy {
     /// What `next` changes, a line each; keys are compared by the names of their files alone.
     #[must_use]
     pub fn changes(&self, next: &Self) -> Vec<Change> {
-        let mut changes = Vec::new();
-        for (old, new) in self.peers.iter().zip(&next.peers) {
-            let what = changed_keys(old, new);
-            changes.extend(
-                what.into_iter().map(|key| Change { part: "peer", line: format!("~ {} {key}", old.name) }),
-            );
-        }
-        let added = next.peers.iter().skip(self.peers.len());
-        changes.extend(added.map(|peer| Change { part: "peer", line: format!("+ {}", peer.name) }));
+        let mut changes = peers(&self.peers, &next.peers);
         entries("service", &self.services, &next.services, |entry| entry.name.to_string(), &mut changes);
         entries("reach", &self.reach, &next.reach, |entry| entry.name.to_string(), &mut changes);
         entries("list", &self.lists, &next.lists, |list| list.name.to_string(), &mut changes);
@@ -55,6 +48,37 @@ impl Policy {
         self.log.note_changes(next.log, &mut settings);
         settings.lines
     }
+}
+
+impl Peer {
+    /// Whether the tunnel to this peer is also the one to `next`: one with another name, or with
+    /// other addresses of ours, is another tunnel, and flows cannot move to it.
+    #[must_use]
+    pub fn is_same_tunnel(&self, next: &Self) -> bool {
+        self.name == next.name && self.address == next.address
+    }
+}
+
+/// Peers that go, differ or come, by name; their places do not matter.
+fn peers(old: &[Peer], new: &[Peer]) -> Vec<Change> {
+    fn find<'p>(peers: &'p [Peer], name: &Name) -> Option<&'p Peer> {
+        peers.iter().find(|peer| peer.name == *name)
+    }
+    let mut lines = Vec::new();
+    for peer in old {
+        let name = &peer.name;
+        let Some(next) = find(new, name) else {
+            lines.push(format!("- {name} (its flows end)"));
+            continue;
+        };
+        if !peer.is_same_tunnel(next) {
+            lines.push(format!("~ {name} address (its flows end)"));
+        }
+        lines.extend(changed_keys(peer, next).into_iter().map(|key| format!("~ {name} {key}")));
+    }
+    let come = new.iter().filter(|peer| find(old, &peer.name).is_none());
+    lines.extend(come.map(|peer| format!("+ {}", peer.name)));
+    lines.into_iter().map(|line| Change { part: "peer", line }).collect()
 }
 
 /// `[limits]`, as it is written.

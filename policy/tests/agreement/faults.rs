@@ -46,6 +46,16 @@ pub(crate) const FAULTS: &[Fault] = &[
     ("the WAN guard of the LAN is missing", |it| {
         it.keep_rules("forward_from_wan", |rule| !rule.contains("drop_forward_wan_guard"));
     }),
+    ("the other edge is not let in", |it| it.keep_rules("input", |rule| !rule.contains("51898"))),
+    ("everyone but the other edge is let in", |it| {
+        for family in ["ip", "ip6"] {
+            let source = format!(r#"{{"payload":{{"field":"saddr","protocol":"{family}"}}}},"op":"#);
+            it.rewrite("input", &format!(r#"{source}"==""#), &format!(r#"{source}"!=""#));
+        }
+    }),
+    ("the other edge is let in by every interface", |it| {
+        it.without_statements("input", "\"result\":\"oif\"")
+    }),
     ("services take flows in the middle", |it| it.keep_rules("admitted", |rule| !rule.contains("not_syn"))),
     ("private flows of the LAN may begin in the middle", |it| {
         it.keep_rules("opened", |rule| !rule.contains("not_syn"));

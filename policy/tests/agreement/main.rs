@@ -147,6 +147,7 @@ const VERDICTS: &[&str] = &[
 const WANTED: &[&str] = &[
     "delivered",
     "delivered from the WAN",
+    "delivered of the other edge",
     "forwarded freely",
     "forwarded published",
     "forwarded allowed",
@@ -211,6 +212,7 @@ fn likely(wanted: &str, random: &mut Random, policy: &gateway::Policy, around: &
 
 fn class(packet: &Packet, judgement: &Judgement<'_>) -> String {
     let to_link = matches!(packet.transport, Transport::Tcp { destination: 51_899, .. });
+    let to_pair = matches!(packet.transport, Transport::Udp { destination: 3_780 | 51_898, .. });
     let at = |name: &str| packet.arrival == Arrival::Interface(name.to_owned());
     let on_wan = at("eth0") || at("br-x");
     match (&judgement.outcome, judgement.entry) {
@@ -222,6 +224,7 @@ fn class(packet: &Packet, judgement: &Judgement<'_>) -> String {
             "input link out of the tunnel".to_owned()
         }
         (Outcome::Delivered, _) if to_link => "delivered to the link".to_owned(),
+        (Outcome::Delivered, _) if on_wan && to_pair => "delivered of the other edge".to_owned(),
         (Outcome::Delivered, _) if on_wan => "delivered from the WAN".to_owned(),
         (Outcome::Forwarded { masqueraded: true, .. }, _) => "forwarded masqueraded".to_owned(),
         (Outcome::Forwarded { .. }, Some(Entry::Publish(_))) => "forwarded published".to_owned(),

@@ -81,6 +81,11 @@ pub fn gateway_text(seed: u64) -> String {
     for number in 0..3 + random.below(5) {
         allow(random, number, &mut text);
     }
+    if random.chance(40) {
+        // On the uplink's own network, behind its router, on a link of its own, and by IPv6.
+        let other = random.pick(&OTHER_EDGES).copied().unwrap_or("192.0.2.50");
+        let _ = writeln!(text, "[standby]\naddress = \"192.0.2.2\"\nother = \"{other}\"");
+    }
     if random.chance(30) {
         let who =
             random.pick(&["server = \"192.0.2.53\"", "provider = \"cloudflare\""]).copied().unwrap_or("");
@@ -88,6 +93,10 @@ pub fn gateway_text(seed: u64) -> String {
     }
     text
 }
+
+/// The other edge of a pair: sources of [`packet`].
+const OTHER_EDGES: [&str; 5] =
+    ["192.0.2.50", "203.0.113.10", "198.18.5.9", "2001:db8:1::10", "2001:db8:2::50"];
 
 const HEAD: &str = r#"[interface]
 address = ["10.77.88.1/24", "fd00:77::1/64"]
@@ -349,6 +358,7 @@ pub fn packet(random: &mut Random, policy: &Policy) -> Packet {
                 "2001:db8:9::10",
                 "2001:db8:9::10",
                 "2001:db8:1::66",
+                "2001:db8:2::50",
                 "fd00:88::9",
             ],
         ),
@@ -427,6 +437,9 @@ fn transport(random: &mut Random, policy: &Policy) -> Transport {
         if let Service::Ports { ports: open, .. } = &entry.service {
             ports.extend(open.iter().map(|range| range.first()));
         }
+    }
+    if policy.standby.is_some() {
+        ports.extend([3_780, 51_898, 51_898]);
     }
     let destination =
         if random.chance(10) { random.port() } else { random.pick(&ports).copied().unwrap_or(1) };

@@ -10,6 +10,7 @@ pub struct Topology {
     shape: Shape,
     far: Far,
     second_edge: bool,
+    third_edge: bool,
     second_origin: bool,
     container: Option<Bridge>,
 }
@@ -48,6 +49,7 @@ impl Topology {
             shape: Shape::Empty,
             far: Far::Forwarder,
             second_edge: false,
+            third_edge: false,
             second_origin: false,
             container: None,
         }
@@ -71,6 +73,12 @@ impl Topology {
     /// 173.245.48.10, a client in a network of Cloudflare's.
     pub fn two_edges() -> Self {
         Self { second_edge: true, ..Self::standard() }
+    }
+
+    /// As that, with a third edge `vienna` 198.18.55.2.
+    #[must_use]
+    pub fn three_edges() -> Self {
+        Self { third_edge: true, ..Self::two_edges() }
     }
 
     /// Gives `origin` 192.168.88.2 as well, as a far end that routes has it.
@@ -130,6 +138,9 @@ pub(crate) fn lay_out(lab: &Lab, topology: Topology) -> Result<()> {
     if topology.second_edge {
         on_the_internet(lab, "oracle", "198.18.66", 2)?;
         on_the_internet(lab, "proxy", "173.245.48", 10)?;
+    }
+    if topology.third_edge {
+        on_the_internet(lab, "vienna", "198.18.55", 2)?;
     }
     if topology.second_origin {
         on_the_internet(lab, "gdansk", "198.18.77", 2)?.ip("address add 192.168.99.2/32 dev lo")?;

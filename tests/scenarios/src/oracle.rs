@@ -12,7 +12,7 @@ use crate::keys::KeyPair;
 use crate::site::{Config, Site};
 
 /// The edge `oracle` of [`lab::Topology::two_edges`], with a key of its own. In its tunnel it is
-/// 10.88.99.1 and the origin is 10.88.99.2.
+/// 10.88.99.1 and the origin is 10.88.99.2; or a third edge like it.
 #[derive(Debug)]
 pub struct Oracle<'lab> {
     lab: &'lab Lab,
@@ -27,26 +27,42 @@ pub struct Oracle<'lab> {
 impl<'lab> Oracle<'lab> {
     /// Prepares the second edge and adds it to the forwarder's configuration; starts neither.
     pub fn add_to(site: &mut Site<'lab>, lab: &'lab Lab) -> Result<Self> {
-        let node = lab.node("oracle")?;
-        let (own, far) = (KeyPair::of("oracle"), KeyPair::of("wroclaw at oracle"));
-        own.write(&node.directory().join("oracle.key"))?;
-        far.write(&site.origin.directory().join("wroclaw-oracle.key"))?;
+        Self::add(site, lab, ("oracle", "198.18.66.2", "10.88.99"))
+    }
+
+    /// The same with the edge `vienna` of [`lab::Topology::three_edges`]. In its tunnel it is
+    /// 10.66.77.1 and the origin is 10.66.77.2.
+    pub fn add_third_to(site: &mut Site<'lab>, lab: &'lab Lab) -> Result<Self> {
+        Self::add(site, lab, ("vienna", "198.18.55.2", "10.66.77"))
+    }
+
+    fn add(
+        site: &mut Site<'lab>,
+        lab: &'lab Lab,
+        (name, address, tunnel): (&str, &str, &str),
+    ) -> Result<Self> {
+        let node = lab.node(name)?;
+        let (own, far) = (KeyPair::of(name), KeyPair::of(&format!("wroclaw at {name}")));
+        own.write(&node.directory().join(format!("{name}.key")))?;
+        far.write(&site.origin.directory().join(format!("wroclaw-{name}.key")))?;
         fs::create_dir_all(node.directory().join("state"))?;
         let list = lab::workspace().join("configs/lists/cloudflare.list");
         fs::copy(&list, node.directory().join("cloudflare.list"))
             .context("the list of Cloudflare's prefixes")?;
         node.sysctl("net/ipv4/ip_forward", "1")?;
         let config = &mut site.forwarder_config;
-        for target in ["192.168.1.2:2049", "192.168.1.50:2049"] {
+        let has_others = config.text.contains("peer = \"kyiv\"");
+        for target in ["192.168.1.2:2049", "192.168.1.50:2049"].iter().filter(|_| !has_others) {
             let line = format!("target = \"{target}\"");
             config.replace(&line, &format!("{line}\npeer = \"kyiv\""))?;
         }
         config.append(&format!(
-            "[[peer]]\nname = \"oracle\"\npublic_key = \"{}\"\nendpoint = \"198.18.66.2:51820\"\n\
-             address = [\"10.88.99.2/30\"]\nprivate_key_file = \"wroclaw-oracle.key\"",
+            "[[peer]]\nname = \"{name}\"\npublic_key = \"{}\"\nendpoint = \"{address}:51820\"\n\
+             address = [\"{tunnel}.2/30\"]\nprivate_key_file = \"wroclaw-{name}.key\"",
             own.public
         ));
-        let config = Config::new(node.directory().join("gateway.toml"), toml(&far.public, &node));
+        let text = toml(&far.public, &node, (name, tunnel));
+        let config = Config::new(node.directory().join("gateway.toml"), text);
         Ok(Self { lab, node, config, gateway: None })
     }
 
@@ -87,13 +103,13 @@ impl<'lab> Oracle<'lab> {
     }
 }
 
-fn toml(wroclaw: &str, node: &Node) -> String {
+fn toml(wroclaw: &str, node: &Node, (name, tunnel): (&str, &str)) -> String {
     format!(
         r#"[interface]
 name = "gw0"
-address = ["10.88.99.1/30"]
+address = ["{tunnel}.1/30"]
 listen_port = 51820
-private_key_file = "oracle.key"
+private_key_file = "{name}.key"
 
 [wan]
 interface = "eth0"
@@ -102,7 +118,7 @@ accept = ["tcp/22"]
 [[peer]]
 name = "wroclaw"
 public_key = "{wroclaw}"
-allowed_ips = ["10.88.99.2/32", "192.168.88.0/24"]
+allowed_ips = ["{tunnel}.2/32", "192.168.88.0/24"]
 
 [[list]]
 name = "cloudflare"

@@ -88,6 +88,20 @@ fn a_dry_run_changes_nothing_and_a_key_that_the_server_refuses_leaves_the_name_a
     })
 }
 
+#[test]
+fn the_address_of_an_edge_that_leaves_the_configuration_leaves_the_name() -> Result<()> {
+    scenario(Topology::two_edges(), |lab| {
+        let mut home = Home::start(lab, "")?;
+        let mut agent = home.agent()?;
+        agent.wait_for_log("the record is right", Duration::from_secs(10))?;
+        let oracle = "endpoint = \"198.18.66.2:51820\"";
+        let elsewhere = format!("{oracle}\npublic_address = \"198.18.66.9\"");
+        home.site.forwarder_config.replace(oracle, &elsewhere)?.write()?;
+        agent.wait_for_log("goes on with the configuration as it is now", Duration::from_secs(10))?;
+        until(PROMISED, "the address to leave the name", || Ok(home.leads_to(&[KYIV])?.then_some(())))
+    })
+}
+
 /// An origin with two edges and a name that leads to both.
 struct Home<'lab> {
     lab: &'lab Lab,

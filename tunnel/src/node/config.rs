@@ -96,6 +96,21 @@ pub struct PeerConfig {
 }
 
 impl PeerConfig {
+    /// A peer of which only the key is known: it is sent nothing until there is a packet for it, or
+    /// a keepalive.
+    #[must_use]
+    pub const fn of(public_key: PublicKey) -> Self {
+        Self {
+            public_key,
+            preshared_key: None,
+            endpoint: None,
+            keepalive: None,
+            allowed_ips: Vec::new(),
+            probe: None,
+            initiate: false,
+        }
+    }
+
     /// The keepalive, unless it is zero, which turns it off (as `wg` has it).
     pub(super) fn keepalive_interval(&self) -> Option<Duration> {
         self.keepalive.filter(|keepalive| !keepalive.is_zero())

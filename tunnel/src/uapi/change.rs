@@ -86,7 +86,7 @@ impl<'a> Working<'a> {
         let config = self
             .changed
             .entry(key)
-            .or_insert_with(|| before.map_or_else(|| fresh(key), |config| (*config).clone()));
+            .or_insert_with(|| before.map_or_else(|| PeerConfig::of(key), |config| (*config).clone()));
         self.removed.remove(&key);
         if !self.order.contains(&key) {
             self.order.push(key);
@@ -131,19 +131,6 @@ fn take_allowed_ips(
     }
     if !gone.is_empty() {
         config.allowed_ips.retain(|prefix| !gone.contains(prefix));
-    }
-}
-
-/// A peer as `wg set` makes one: it sends nothing until there is a packet for it, or a keepalive.
-fn fresh(public_key: PublicKey) -> PeerConfig {
-    PeerConfig {
-        public_key,
-        preshared_key: None,
-        endpoint: None,
-        keepalive: None,
-        allowed_ips: Vec::new(),
-        probe: None,
-        initiate: false,
     }
 }
 

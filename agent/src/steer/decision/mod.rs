@@ -61,6 +61,8 @@ pub enum Decision {
 #[derive(Debug)]
 pub struct Steering {
     edges: Vec<Edge>,
+    /// Addresses of edges that are no longer.
+    gone: Vec<Ipv4Addr>,
     return_after: Duration,
     is_known: bool,
     are_all_silent: bool,
@@ -107,11 +109,18 @@ impl Steering {
         };
         Self {
             edges: edges.iter().map(edge).collect(),
+            gone: Vec::new(),
             return_after,
             is_known: false,
             are_all_silent: false,
             decisions: VecDeque::new(),
         }
+    }
+
+    /// The name must not have these addresses, of edges that are no longer.
+    #[must_use]
+    pub fn without(self, gone: &[Ipv4Addr]) -> Self {
+        Self { gone: gone.to_vec(), ..self }
     }
 
     /// The name leads to these addresses. Only the first reading says which edges are in; after
@@ -153,9 +162,9 @@ impl Steering {
     pub fn wanted(&self) -> Wanted {
         let of = |is_wanted: bool| {
             let edges = self.edges.iter().filter(move |edge| edge.is_wanted == Some(is_wanted));
-            edges.map(|edge| edge.address).collect()
+            edges.map(|edge| edge.address).collect::<Vec<_>>()
         };
-        Wanted::Among { present: of(true), absent: of(false) }
+        Wanted::Among { present: of(true), absent: [of(false), self.gone.clone()].concat() }
     }
 
     /// What was decided since the last call.

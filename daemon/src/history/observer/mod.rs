@@ -69,6 +69,7 @@ impl Observer {
     pub fn handle_look(&mut self, now: Instant, peers: &[Peer], services: &[ServiceSeen<'_>]) -> Vec<What> {
         let mut changes = Vec::new();
         self.subjects.retain(|subject, _| is_there(subject, peers, services));
+        self.roams.retain(|name, _| peers.iter().any(|peer| peer.name == *name));
         for peer in peers {
             self.look_at_peer(now, peer, &mut changes);
         }

@@ -20,6 +20,7 @@ pub use reported::{Evidence, Health, Matches, Ports, Reason, Service, State};
 use super::history::{HistoryAsked, HistoryPart};
 use super::publish::{Answer, Asked};
 use crate::diagnosis::{Half, Probed};
+use crate::health::HopName;
 
 /// The version of the messages that this program knows. Both ends use the lower of theirs.
 pub const SCHEMA: u32 = 1;
@@ -200,20 +201,12 @@ pub enum Notice {
 
 /// A hop near the sender of [`Notice::Reported`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", from = "String")]
+#[serde(from = "String", into = "String")]
 pub enum ReportedHop {
-    /// The `[[service]]` entry.
-    ServiceEntry,
-    /// What it dials.
-    Upstream,
-    /// One of its names.
+    /// An element of a service's path.
+    Hop(HopName),
+    /// One of the service's names.
     Name,
-    /// The way of visitors to a name: its DNS.
-    PublicName,
-    /// The router's forward.
-    Forward,
-    /// The rules of the edge.
-    Ruleset,
     /// The certificate that visitors get.
     Certificate,
     /// Another one.
@@ -221,26 +214,12 @@ pub enum ReportedHop {
 }
 
 impl ReportedHop {
-    const KNOWN: [Self; 7] = [
-        Self::ServiceEntry,
-        Self::Upstream,
-        Self::Name,
-        Self::PublicName,
-        Self::Forward,
-        Self::Ruleset,
-        Self::Certificate,
-    ];
-
     /// In one word.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
-            Self::ServiceEntry => "service_entry",
-            Self::Upstream => "upstream",
+            Self::Hop(hop) => hop.label(),
             Self::Name => "name",
-            Self::PublicName => "public_name",
-            Self::Forward => "forward",
-            Self::Ruleset => "ruleset",
             Self::Certificate => "certificate",
             Self::Other => "other",
         }
@@ -249,7 +228,14 @@ impl ReportedHop {
 
 impl From<String> for ReportedHop {
     fn from(word: String) -> Self {
-        Self::KNOWN.into_iter().find(|hop| hop.label() == word).unwrap_or(Self::Other)
+        let more = || [Self::Name, Self::Certificate].into_iter().find(|hop| hop.label() == word);
+        HopName::of_label(&word).map(Self::Hop).or_else(more).unwrap_or(Self::Other)
+    }
+}
+
+impl From<ReportedHop> for String {
+    fn from(hop: ReportedHop) -> Self {
+        hop.label().to_owned()
     }
 }
 
@@ -436,7 +422,7 @@ mod tests {
             }),
             Message::Notice(Notice::Stopping { seconds: 300 }),
             Message::Notice(Notice::Grants),
-            Message::Notice(Notice::Reported { hop: ReportedHop::Upstream }),
+            Message::Notice(Notice::Reported { hop: ReportedHop::Hop(HopName::Upstream) }),
         ];
         for message in messages {
             let text = serde_json::to_string(&message).unwrap();

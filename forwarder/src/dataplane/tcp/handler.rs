@@ -243,6 +243,23 @@ impl TcpHandler<'_> {
         }
     }
 
+    /// Ends every flow of an edge: with resets both ways, of which its tunnel carries what it has
+    /// room for.
+    pub(crate) fn end_flows_of(&mut self, edge: EdgeId, edges: &mut Edges) {
+        self.change_flows_of(edge, |open| {
+            open.abort();
+            true
+        });
+        self.take_turns(edges);
+        for id in self.flows.table.ids() {
+            if self.flows.table.flows.get_mut(id).is_some_and(|(key, _)| key.edge == edge) {
+                self.flows.finish(self.now.instant, id, Ending::Reset);
+                self.flows.abandon(id);
+                self.flows.table.forget(id);
+            }
+        }
+    }
+
     /// A session with an edge is new: flows that wait for a doubled timeout send now.
     pub(crate) fn resume(&mut self, edge: EdgeId) {
         let now = self.now.instant;

@@ -67,11 +67,13 @@ impl Listener {
         registry.register(&mut self.socket, token::listener(index), Interest::READABLE)
     }
 
-    /// Watches it under another number; one that was not watched is from now on.
+    /// Watches it under another number, and finds its edge, which may be another of the same name;
+    /// one that was not watched is from now on.
     ///
     /// # Errors
     /// From the system.
     pub(crate) fn rewatch(&mut self, registry: &Registry, index: usize, edges: &Edges) -> io::Result<()> {
+        self.edge = edges.find(&self.reach.peer);
         match registry.reregister(&mut self.socket, token::listener(index), Interest::READABLE) {
             Ok(()) => Ok(()),
             Err(_) => self.watch(registry, index, edges),

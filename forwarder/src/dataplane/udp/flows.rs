@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use mio::Registry;
+use policy::Protocol;
 use policy::forwarder::{Limits, Policy};
 use tunnel::offload::{Offload, SuperPacket};
 use tunnel::time::{Instant, Now};
@@ -16,6 +17,7 @@ use crate::cell::Egress as _;
 use crate::datagram::{Buffer, Reassembly};
 use crate::dataplane::edge::Edge;
 use crate::dataplane::edges::Edges;
+use crate::dataplane::reload::reach_at;
 use crate::deadlines::Deadlines;
 use crate::flow::ports::Ports;
 use crate::flow::quota::OverQuota;
@@ -100,10 +102,17 @@ impl UdpFlows {
         Ok(())
     }
 
-    /// Closes the listeners whose entry is not in the configuration any more; their flows end with
-    /// their entries.
-    pub(crate) fn keep_listeners(&mut self, policy: &Policy) {
-        self.listeners.retain(|_, listener| policy.reach.contains(&listener.reach));
+    /// Closes the listeners whose address is not listened on any more; their flows end with their
+    /// entries. The others go on with what their entries are now.
+    pub(crate) fn keep_listeners(&mut self, policy: &Policy, edges: &Edges) {
+        self.listeners.retain(|_, listener| {
+            let entry = reach_at(policy, listener.reach.listen, Protocol::Udp);
+            entry.is_some_and(|entry| {
+                listener.reach = entry.clone();
+                listener.find_edge(edges);
+                true
+            })
+        });
     }
 
     /// The poll reports that datagrams wait at a listener.

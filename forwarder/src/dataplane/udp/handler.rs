@@ -17,7 +17,7 @@ use crate::dataplane::context::Context;
 use crate::dataplane::edge::Edge;
 use crate::dataplane::edges::Edges;
 use crate::dataplane::owner::Owner;
-use crate::flow::{FlowKey, SlotId};
+use crate::flow::{EdgeId, FlowKey, SlotId};
 use crate::stats::{Dropped, add};
 use crate::upstream::Lease;
 
@@ -187,6 +187,16 @@ impl UdpHandler<'_> {
         self.flows.expire(self.now.instant);
         self.flows.reassembly.handle_timeout(self.now.instant);
         self.flows.count_incomplete(&self.context.stats);
+    }
+
+    /// Ends every flow of an edge.
+    pub(crate) fn end_flows_of(&mut self, edge: EdgeId) {
+        let ids: Vec<SlotId> = self.flows.table.ids().collect();
+        for id in ids {
+            if self.flows.table.get_mut(id).is_some_and(|(key, _)| key.edge == edge) {
+                self.flows.close(self.now.instant, id);
+            }
+        }
     }
 
     /// Ends the flows for whose owner and upstream `should_end` is `true`.

@@ -33,8 +33,13 @@ impl Listener {
 
     /// Watches it under this number, and finds its edge.
     pub(super) fn watch(&mut self, registry: &Registry, number: u32, edges: &Edges) -> io::Result<()> {
-        self.edge = edges.find(&self.reach.peer);
+        self.find_edge(edges);
         registry.register(&mut self.socket, token::udp_listener(number), Interest::READABLE)
+    }
+
+    /// Finds its edge, which may be another of the same name.
+    pub(super) fn find_edge(&mut self, edges: &Edges) {
+        self.edge = edges.find(&self.reach.peer);
     }
 
     pub(super) fn send(&self, payload: &[u8], client: SocketAddr) -> io::Result<usize> {
