@@ -24,6 +24,7 @@ pub mod dataplane;
 pub mod deadlines;
 pub mod edge_keys;
 pub mod flow;
+pub mod handover;
 pub mod health;
 pub mod link;
 pub mod metrics;
