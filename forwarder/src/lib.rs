@@ -38,4 +38,5 @@ pub mod setup;
 pub mod state;
 pub mod stats;
 pub mod status_page;
+pub mod upgrade;
 pub mod upstream;

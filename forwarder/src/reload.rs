@@ -17,6 +17,7 @@ use crate::config::{self, Loaded};
 use crate::control::{EdgeView, Shared};
 use crate::dataplane::{Change, Command, Listeners};
 use crate::flow::EdgeId;
+use crate::handover::Descriptors;
 use crate::link;
 use crate::run::Origin;
 use crate::setup;
@@ -162,5 +163,5 @@ fn bind_new(old: &Policy, new: &Policy) -> Result<Listeners, String> {
             clash.name
         ));
     }
-    setup::listeners(added.into_iter())
+    setup::listeners(added.into_iter(), &mut Descriptors::default())
 }

@@ -4,8 +4,9 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,6 +31,7 @@ use parking_lot::Mutex;
 use policy::Name;
 use policy::forwarder::Policy;
 use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::task::{LocalSet, spawn_blocking, spawn_local};
 use tokio::time::{MissedTickBehavior, interval_at};
@@ -45,12 +47,15 @@ use crate::control::protocol::{Reply, Request};
 use crate::control::report::{Report, report};
 use crate::control::{EdgeView, Shared, problems};
 use crate::dataplane::{Command, Commands, DATA_THREAD, DataPlane, Inbox, Parts};
+use crate::handover::start::{Inherited, Program, Ready};
+use crate::handover;
 use crate::link::{self, Links};
 use crate::places::{Environment, bind_first};
 use crate::state::MarkWriter;
 use crate::stats::Stats;
 use crate::status_page::OriginPage;
 use crate::upstream::Pools;
+use crate::upgrade::{self, Owned};
 use crate::{health, metrics, setup};
 
 /// How often rates are measured and systemd is notified.
@@ -62,7 +67,8 @@ const STEERED_EVERY: Duration = Duration::from_secs(1);
 struct Running {
     origin: Rc<Origin>,
     control: Socket,
-    _lock: Lock,
+    lock: Lock,
+    program: Program,
     totals: Totals,
     data: JoinHandle<io::Result<()>>,
     ended: oneshot::Receiver<()>,
@@ -84,7 +90,7 @@ pub struct Origin {
     pub(crate) scraped: RefCell<Listeners>,
     /// The status page, and where it is served.
     page: Rc<StatusPage<OriginPage>>,
-    paged: RefCell<Listeners>,
+    pub(crate) paged: RefCell<Listeners>,
     /// When a change of the name of `[steer]` was noted last.
     steered: Cell<Option<Instant>>,
     /// Changes happen one at a time.
@@ -98,6 +104,8 @@ pub struct Origin {
 /// possible.
 pub fn run(config: &Path) -> Result<(), ExitError> {
     let failed = |error: io::Error| ExitError::new(Exit::Failed, error);
+    let program = Program::of_process().map_err(failed)?;
+    let inherited = Inherited::of_process().map_err(failed)?;
     renounce_privileges().map_err(failed)?;
     // A draft is read as the content of the same path, so that the files both name compare as
     // equal.
@@ -110,7 +118,7 @@ pub fn run(config: &Path) -> Result<(), ExitError> {
     if let Err(error) = setup::raise_descriptor_limit() {
         tracing::info!(%error, "the limit of descriptors stays as it is");
     }
-    let running = start(config, loaded)?;
+    let running = start(config, loaded, program, inherited)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     LocalSet::new().block_on(&runtime, serve(running))
 }
@@ -127,25 +135,39 @@ fn renounce_privileges() -> io::Result<()> {
     Ok(())
 }
 
-fn start(config: &Path, file: Loaded) -> Result<Running, ExitError> {
+fn start(
+    config: &Path,
+    file: Loaded,
+    program: Program,
+    mut inherited: Option<Inherited>,
+) -> Result<Running, ExitError> {
     let system = |error: io::Error| ExitError::new(Exit::Failed, error);
     let refused = |message: String| ExitError::new(Exit::Failed, message);
     let environment = Environment::of_process();
     let folder = environment.state_folder(Some(&file.policy));
-    let lock = Lock::claim(&folder, "forwarder")?;
+    let mut passed = inherited.as_mut().map(|old| std::mem::take(&mut old.descriptors)).unwrap_or_default();
+    let lock = match passed.take(handover::LOCK) {
+        Some(claim) => Lock::passed(claim),
+        None => Lock::claim(&folder, "forwarder")?,
+    };
     let operator = OperatorState::next_to(&folder, Trusted::by_owner_of(config));
     let trials = Trials::of(&folder);
     let load = |text| Ok(config::load_draft(config, config, text)?);
     let (loaded, startup) = resume(file, config, (&operator, &trials), load);
+    let policy = Arc::clone(&loaded.policy);
+    let mark = ClockMark::of(&folder);
+    let control = bind_first(&environment.sockets(Some(&policy)), &mut passed)?;
+    let edges = setup::edges(&loaded, mark.read(), Backend::Auto, &mut passed).map_err(refused)?;
+    let totals = Totals::of(&folder);
+    let listeners = setup::listeners(policy.reach.iter(), &mut passed).map_err(refused)?;
+    let pages = upgrade::pages(&mut passed);
+    // What is passed and not needed is closed.
+    drop(passed);
+    let old = inherited.map(Inherited::take_over).transpose().map_err(system)?;
+    control.own();
     let history = History::open(&folder);
     let confirmable =
         Confirmable::new("forwarder", startup, operator.clone(), trials).noted_in(history.clone());
-    let policy = Arc::clone(&loaded.policy);
-    let mark = ClockMark::of(&folder);
-    let control = bind_first(&environment.sockets(Some(&policy)))?;
-    let edges = setup::edges(&loaded, mark.read(), Backend::Auto).map_err(refused)?;
-    let totals = Totals::of(&folder);
-    let listeners = setup::listeners(policy.reach.iter()).map_err(refused)?;
     totals.give_back(edges.iter().map(|edge| &*edge.node), clock::now());
     let state = MarkWriter::start(mark.clone()).map_err(system)?;
     let stats = Arc::new(Stats::default());
@@ -165,6 +187,7 @@ fn start(config: &Path, file: Loaded) -> Result<Running, ExitError> {
         started: clock::instant(),
         is_stopping: AtomicBool::new(false),
         not_taken: Mutex::default(),
+        not_upgraded: Mutex::default(),
         link_refusals: Mutex::default(),
         visit_now: watch::channel(()).0,
         since: Mutex::default(),
@@ -175,7 +198,7 @@ fn start(config: &Path, file: Loaded) -> Result<Running, ExitError> {
     let (inbox, commands) = Inbox::new().map_err(system)?;
     let targets = link::targets(&loaded);
     let links = Links::new(commands.clone(), Arc::clone(&shared), targets).map_err(system)?;
-    let parts = Parts { policy, edges, listeners, pools, stats, arrivals, state };
+    let parts = Parts { policy, edges, listeners, pools, stats, arrivals, state, old };
     let plane = DataPlane::new(inbox, parts).map_err(system)?;
     let (failing, failed) = oneshot::channel();
     let watchdog = Watchdog::start(vec![plane.watched().map_err(system)?], move |fault| {
@@ -194,12 +217,16 @@ fn start(config: &Path, file: Loaded) -> Result<Running, ExitError> {
     });
     let data = thread.map_err(system)?;
     let origin = Origin::new((config, loaded.text), shared, commands, confirmable, links, mark);
+    let is_scraped = |address: &SocketAddr| origin.shared.policy.load().metrics.listen.contains(address);
+    let (scraped, paged) = pages.into_iter().partition(|(address, _)| is_scraped(address));
+    origin.scraped.replace(Listeners::passed(scraped));
+    origin.paged.replace(Listeners::passed(paged));
     let origin = Rc::new(origin);
-    Ok(Running { origin, control, _lock: lock, totals, data, ended, watchdog, failed })
+    Ok(Running { origin, control, lock, program, totals, data, ended, watchdog, failed })
 }
 
 async fn serve(running: Running) -> Result<(), ExitError> {
-    let Running { origin, control, _lock, totals, data, ended, watchdog, failed } = running;
+    let Running { origin, control, lock, program, totals, data, ended, watchdog, failed } = running;
     let lost = |reason: String| ExitError::new(Exit::Failed, format!("the data thread failed: {reason}"));
     let system = |error: io::Error| ExitError::new(Exit::Failed, error);
     let shared = &*origin.shared;
@@ -210,6 +237,9 @@ async fn serve(running: Running) -> Result<(), ExitError> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), peers = shared.edges.load().len(), %socket, "forwarder started");
     notify(&[NotifyState::Ready]);
     note_start(shared);
+    let mut upgrades = signal(SignalKind::user_defined2()).map_err(system)?;
+    let mut upgrading = None;
+    let mut is_handed_over = false;
     let (mut answering, mut ended) = (pin!(control.serve(Rc::clone(&origin))), pin!(ended));
     let mut failed = pin!(failed);
     let mut receives = Receives::default();
@@ -236,6 +266,25 @@ async fn serve(running: Running) -> Result<(), ExitError> {
                 }
                 Asked::Stop => origin.stop(),
             },
+            _ = upgrades.recv() => match upgrading {
+                _ if std::env::var_os("NOTIFY_SOCKET").is_none() => tracing::warn!(
+                    "SIGUSR2 asks for an upgrade in place, which needs systemd; restart the daemon instead"
+                ),
+                Some(_) => tracing::info!("an upgrade is under way already"),
+                None => {
+                    let owned = Owned { lock: &lock, control: &control };
+                    let upgrade: Upgrading<'_> = Box::pin(origin.upgrade(program.clone(), owned));
+                    upgrading = Some(upgrade);
+                }
+            },
+            ready = finished(&mut upgrading) => {
+                upgrading = None;
+                if let Some(ready) = ready {
+                    origin.give_way(ready, &control, || keep_totals(&totals, shared));
+                    is_handed_over = true;
+                    break;
+                }
+            },
             () = changed.notified() => origin.links.look(),
             _ = ticks.tick() => {
                 watch.watch_new(&shared.pools);
@@ -251,10 +300,27 @@ async fn serve(running: Running) -> Result<(), ExitError> {
             }
         }
     }
+    // The new process has everything else. Its flows have their time already: only a second request to
+    // stop ends them.
+    let mut stops = 0;
+    while is_handed_over {
+        tokio::select! {
+            _ = &mut ended => break,
+            Ok(fault) = &mut failed => return Err(lost(fault.to_string())),
+            asked = signals.next() => {
+                stops += u32::from(asked == Asked::Stop);
+                if stops > 1 {
+                    origin.commands.send(Command::Stop { drain: Duration::ZERO });
+                }
+            }
+        }
+    }
     drop(watchdog);
     shared.history.flush();
     let result = data.join().map_err(|_| lost("it panicked".to_owned()))?;
-    keep_totals(&totals, shared);
+    if !is_handed_over {
+        keep_totals(&totals, shared);
+    }
     result.map_err(|error| lost(error.to_string()))?;
     tracing::info!("forwarder stopped");
     Ok(())
@@ -370,6 +436,17 @@ impl Answer for Origin {
             }
             Request::Change(request) => self.confirmable.answer(self, request).await.map(Reply::Change),
         }
+    }
+}
+
+/// An upgrade that is under way.
+type Upgrading<'a> = Pin<Box<dyn Future<Output = Option<Ready>> + 'a>>;
+
+/// Waits for the end of an upgrade; for ever when none is under way.
+async fn finished(upgrading: &mut Option<Upgrading<'_>>) -> Option<Ready> {
+    match upgrading {
+        Some(upgrade) => upgrade.await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,7 +1,9 @@
 //! From a loaded configuration to everything the data plane begins with.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,13 +12,14 @@ use ipnetwork::IpNetwork;
 use policy::forwarder::{Policy, Reach};
 use policy::{Mtu, Protocol, Switch};
 use tunnel::io::clock;
-use tunnel::io::udp::{Backend, UdpOptions};
+use tunnel::io::udp::{Backend, UdpOptions, UdpSocket};
 use tunnel::node::{MtuRange, Node, NodeConfig};
 
 use crate::config::Loaded;
 use crate::dataplane::edge::Edge;
 use crate::dataplane::{Listeners, tcp, udp};
 use crate::flow::EdgeId;
+use crate::handover::{self, Descriptors};
 
 /// Inner MTU for `mtu = "auto"` until the path's own is found: what a path through carriers that
 /// wrap IPv4 in IPv6 still takes.
@@ -24,12 +27,17 @@ const AUTO_MTU: u16 = 1380;
 /// Wanted kernel buffer of the outer socket, each way.
 const SOCKET_BUFFER: usize = 7 << 20;
 
-/// Opens one edge per `[[peer]]`.
+/// Opens one edge per `[[peer]]`, by the sockets of an old process where it passed some.
 ///
 /// # Errors
 /// In words: a port that is taken, a key the tunnel refuses.
-pub fn edges(loaded: &Loaded, watermark: Duration, backend: Backend) -> Result<Vec<Edge>, String> {
-    edges_from(loaded, 0, watermark, backend)
+pub fn edges(
+    loaded: &Loaded,
+    watermark: Duration,
+    backend: Backend,
+    passed: &mut Descriptors,
+) -> Result<Vec<Edge>, String> {
+    open(loaded, 0, (watermark, backend), handover::take_edges(passed))
 }
 
 /// Opens the edges of the `[[peer]]` entries from this one on.
@@ -41,6 +49,15 @@ pub fn edges_from(
     first: usize,
     watermark: Duration,
     backend: Backend,
+) -> Result<Vec<Edge>, String> {
+    open(loaded, first, (watermark, backend), BTreeMap::new())
+}
+
+fn open(
+    loaded: &Loaded,
+    first: usize,
+    (watermark, backend): (Duration, Backend),
+    mut passed: BTreeMap<String, (EdgeId, OwnedFd)>,
 ) -> Result<Vec<Edge>, String> {
     let policy = &loaded.policy;
     let open = |(place, peer): (usize, &policy::forwarder::Peer)| {
@@ -63,8 +80,13 @@ pub fn edges_from(
         let options = udp_options(policy, place, backend);
         let id = EdgeId(u32::try_from(place).unwrap_or(u32::MAX));
         let keyed = (node, loaded.edge_keys(place)?);
-        let edge = Edge::open(id, peer.name.clone(), keyed, addresses, mtu, options)
-            .map_err(|error| format!("{}: the UDP socket cannot be opened: {error}", peer.name))?;
+        let not_opened =
+            |error: io::Error| format!("{}: the UDP socket cannot be opened: {error}", peer.name);
+        let passed = passed.remove(peer.name.as_str());
+        let (old_id, socket) = socket(passed, &options).map_err(not_opened)?;
+        let edge = Edge::open(id, peer.name.clone(), keyed, addresses, mtu, (socket, options));
+        let mut edge = edge.map_err(not_opened)?;
+        edge.old_id = old_id;
         let range = if policy.interface.mtu == Mtu::Auto && edge.can_search_mtu() {
             Some(MtuRange::new(edge.addresses.iter().any(IpAddr::is_ipv6)))
         } else {
@@ -74,6 +96,17 @@ pub fn edges_from(
         Ok(edge)
     };
     policy.peers.iter().enumerate().skip(first).map(open).collect()
+}
+
+/// The socket that the old process had, unless another port is configured now; or a new one.
+fn socket(
+    passed: Option<(EdgeId, OwnedFd)>,
+    options: &UdpOptions,
+) -> io::Result<(Option<EdgeId>, UdpSocket)> {
+    let Some((id, descriptor)) = passed else { return Ok((None, UdpSocket::open(options)?)) };
+    let socket = UdpSocket::from_fd(descriptor, options)?;
+    let is_another = options.port != 0 && socket.local_port()? != options.port;
+    Ok((Some(id), if is_another { UdpSocket::open(options)? } else { socket }))
 }
 
 /// Inner MTU of every tunnel.
@@ -97,20 +130,29 @@ fn udp_options(policy: &Policy, place: usize, backend: Backend) -> UdpOptions {
     }
 }
 
-/// Binds the listeners of these entries.
+/// Binds the listeners of these entries, or takes them from an old process.
 ///
 /// # Errors
 /// In words, naming the entry.
-pub fn listeners<'a>(reach: impl Iterator<Item = &'a Reach>) -> Result<Listeners, String> {
+pub fn listeners<'a>(
+    reach: impl Iterator<Item = &'a Reach>,
+    passed: &mut Descriptors,
+) -> Result<Listeners, String> {
     let mut listeners = Listeners::default();
     for entry in reach {
         let not_bound =
             |error: io::Error| format!("[[reach]] {}: {} cannot be bound: {error}", entry.name, entry.listen);
         if entry.protocols.contains(Protocol::Tcp) {
-            listeners.tcp.push(tcp::Listener::bind(entry.clone()).map_err(not_bound)?);
+            listeners.tcp.push(match passed.take(&handover::reach("tcp", entry.listen)) {
+                Some(descriptor) => tcp::Listener::from_fd(entry.clone(), descriptor),
+                None => tcp::Listener::bind(entry.clone()).map_err(not_bound)?,
+            });
         }
         if entry.protocols.contains(Protocol::Udp) {
-            listeners.udp.push(udp::Listener::bind(entry.clone()).map_err(not_bound)?);
+            listeners.udp.push(match passed.take(&handover::reach("udp", entry.listen)) {
+                Some(descriptor) => udp::Listener::from_fd(entry.clone(), descriptor),
+                None => udp::Listener::bind(entry.clone()).map_err(not_bound)?,
+            });
         }
     }
     Ok(listeners)

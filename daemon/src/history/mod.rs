@@ -102,6 +102,12 @@ impl History {
         self.0.0.flush(FLUSH);
     }
 
+    /// Writes nothing more: another process of the same daemon does. What is noted from now on is in
+    /// memory alone.
+    pub fn close(&self) {
+        self.0.0.close();
+    }
+
     /// What is wrong with the files, and how to fix it.
     #[must_use]
     pub fn problem(&self) -> Option<String> {

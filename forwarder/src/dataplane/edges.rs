@@ -35,6 +35,11 @@ impl Edges {
         self.0.iter().find(|edge| edge.name == *name).map(|edge| edge.id)
     }
 
+    /// The edge that has this number in the old process.
+    pub(crate) fn find_old(&mut self, id: EdgeId) -> Option<&mut Edge> {
+        self.0.iter_mut().find(|edge| edge.old_id == Some(id))
+    }
+
     /// All of them, in order.
     pub(crate) fn iter(&self) -> slice::Iter<'_, Edge> {
         self.0.iter()

@@ -10,6 +10,7 @@ pub mod edge;
 mod edge_round;
 mod edges;
 mod flows;
+mod handover;
 pub mod key_switch;
 mod owner;
 mod reload;
@@ -39,6 +40,7 @@ use tunnel::time::{Instant, Now};
 
 use crate::arrivals::Arrivals;
 use crate::flow::EdgeId;
+use crate::handover::{Exchange, OldProcess};
 use crate::network::{NetworkChange, Watch};
 use crate::state::MarkWriter;
 use crate::stats::{Stats, add};
@@ -50,6 +52,7 @@ use edge::Edge;
 use edge_round::EdgeRound;
 use edges::Edges;
 use flows::Flows;
+use handover::Other;
 pub use owner::Owner;
 use resolve::{Requester, Resolved, Resolver};
 use token::Source;
@@ -101,6 +104,8 @@ pub struct DataPlane {
     network: Option<Watch>,
     waiting: Waiting,
     heartbeat: Arc<Heartbeat>,
+    /// The other process of this forwarder, while an upgrade is under way.
+    other: Option<Other>,
 }
 
 /// What a data plane begins with.
@@ -119,6 +124,8 @@ pub struct Parts {
     pub arrivals: Arc<Arrivals>,
     /// Where the clock mark is kept.
     pub state: MarkWriter,
+    /// The old process, after an upgrade in place.
+    pub old: Option<(Exchange, OldProcess)>,
 }
 
 impl DataPlane {
@@ -128,7 +135,7 @@ impl DataPlane {
     /// From the system.
     pub fn new(inbox: Inbox, parts: Parts) -> io::Result<Self> {
         let Inbox { poll, received, commands } = inbox;
-        let Parts { policy, edges, mut listeners, pools, stats, arrivals, state } = parts;
+        let Parts { policy, edges, mut listeners, pools, stats, arrivals, state, old } = parts;
         let mut edges = Edges::new(edges);
         for edge in edges.iter_mut() {
             edge.watch(poll.registry())?;
@@ -149,6 +156,8 @@ impl DataPlane {
         for listener in listeners.udp {
             flows.add_udp_listener(listener, &edges)?;
         }
+        let begin = |old| handover::begin(poll.registry(), old, &mut flows, &edges, clock::instant());
+        let other = old.map(begin).transpose()?;
         Ok(Self {
             flows,
             poll,
@@ -164,6 +173,7 @@ impl DataPlane {
             network,
             waiting,
             heartbeat: Arc::new(Heartbeat::new(DATA_THREAD)),
+            other,
         })
     }
 
@@ -217,6 +227,7 @@ impl DataPlane {
         }
         self.handle_network_change(now);
         let mut again = self.receive(now);
+        again |= self.exchange(now);
         for listener in &mut self.listeners {
             again |= listener.accept(self.flows.tcp(now), &mut self.edges);
         }
@@ -240,6 +251,7 @@ impl DataPlane {
                     network.handle_ready(now.instant);
                 }
             }
+            Some(Source::Exchange) => self.other.iter().for_each(|other| other.ready(ready)),
             Some(Source::Edge(id)) => self.edge_ready(id, ready),
             Some(Source::Listener(index)) => {
                 if let Some(listener) = self.listeners.get_mut(index) {
@@ -272,7 +284,7 @@ impl DataPlane {
 
     /// Receives from every edge that has something and gives the packets to the flows.
     fn receive(&mut self, now: Now) -> bool {
-        let mut more = false;
+        let (mut more, other) = (false, self.other.as_ref());
         for edge in self.edges.iter_mut() {
             for _ in 0..RECEIVES {
                 if !edge.is_readable() || !edge.receive(&mut self.batch) {
@@ -282,11 +294,13 @@ impl DataPlane {
                     // A message of many flows holds little that can be joined: the next may not
                     // fit.
                     if !self.inlet.has_room() {
-                        hand_over(now, &mut self.inlet, &mut self.flows, edge);
+                        carry(now, &mut self.inlet, &mut self.flows, edge, other);
                     }
-                    edge.handle_received(now, received, &mut self.inlet);
+                    if !other.is_some_and(|other| other.pass_datagrams(now, edge, &received)) {
+                        edge.handle_received(now, received, &mut self.inlet);
+                    }
                 }
-                hand_over(now, &mut self.inlet, &mut self.flows, edge);
+                carry(now, &mut self.inlet, &mut self.flows, edge, other);
             }
             more |= edge.is_readable();
         }
@@ -294,8 +308,12 @@ impl DataPlane {
     }
 
     fn run_edges(&mut self, now: Now) {
+        if self.has_handed_over() {
+            return self.edges.iter_mut().for_each(Edge::flush);
+        }
         let (registry, flows, state) = (self.poll.registry(), &mut self.flows, &self.state);
-        let mut round = EdgeRound { now, registry, flows, state };
+        let old = self.other.as_ref().and_then(Other::old);
+        let mut round = EdgeRound { now, registry, flows, state, old };
         for (edge, name) in self.edges.iter_mut().zip(&mut self.names) {
             round.run(edge, name);
             edge.flush();
@@ -308,6 +326,8 @@ impl DataPlane {
                 Command::Resolved(resolved) => self.handle_resolved(now, resolved),
                 Command::Reload(change) => self.reload(now, *change),
                 Command::Link(dial) => self.dial_link(now, dial),
+                Command::Descriptors(reply) => drop(reply.send(self.descriptors())),
+                Command::HandOver { exchange, drain } => self.hand_over(now, exchange, drain),
                 Command::Stop { drain } => self.stop(now, drain),
             }
         }
@@ -359,6 +379,13 @@ impl DataPlane {
     }
 
     fn stop(&mut self, now: Now, drain: Duration) {
+        if self.has_handed_over() {
+            // Its flows have their time already.
+            if let Some(stop) = self.stop.as_mut().filter(|_| drain.is_zero()) {
+                stop.flows_end = now.instant;
+            }
+            return;
+        }
         let flows = self.flows.active();
         tracing::info!(flows, seconds = drain.as_secs(), "stopping: flows may finish");
         self.flows.stop();
@@ -377,8 +404,9 @@ impl DataPlane {
         if stop.links_end.take_if(|at| *at <= now.instant).is_some() {
             self.reset(now, |owner| *owner == Owner::Link);
         }
-        let active = self.flows.active();
+        let active = self.awaited();
         if active == 0 {
+            self.finish_exchange();
             return true;
         }
         if self.stop.as_ref().is_some_and(|stop| now.instant < stop.flows_end) {
@@ -386,6 +414,7 @@ impl DataPlane {
         }
         tracing::info!(flows = active, "resetting the flows that did not finish");
         self.reset(now, |_| true);
+        self.finish_exchange();
         true
     }
 
@@ -399,6 +428,9 @@ impl DataPlane {
 
     /// The machine slept: every session is tried at once.
     fn wake_up(&mut self, now: Now) {
+        if self.has_handed_over() {
+            return;
+        }
         tracing::info!("the machine slept, trying every peer at once");
         for (edge, name) in self.edges.iter_mut().zip(&mut self.names) {
             edge.update_source();
@@ -425,11 +457,12 @@ impl DataPlane {
 
     /// How long to wait when nothing happens.
     fn sleep(&self, now: Now) -> Duration {
-        let nodes = self.edges.iter().filter_map(|edge| edge.node.poll_timeout());
+        let edges = || self.edges.iter().filter(|_| !self.has_handed_over());
+        let nodes = edges().filter_map(|edge| edge.node.poll_timeout());
         let names = self.names.iter().filter_map(EndpointName::deadline);
         let listeners = self.listeners.iter().filter_map(tcp::Listener::deadline);
         let network = self.network.as_ref().and_then(Watch::deadline);
-        let keys = self.edges.iter().filter_map(|edge| edge.keys.poll_timeout(&edge.node));
+        let keys = edges().filter_map(|edge| edge.keys.poll_timeout(&edge.node));
         let next = nodes
             .chain(names)
             .chain(keys)
@@ -442,9 +475,12 @@ impl DataPlane {
     }
 }
 
-/// Gives everything that was joined to the flows.
-fn hand_over(now: Now, inlet: &mut Coalescer, flows: &mut Flows, edge: &mut Edge) {
+/// Gives everything that was joined to the flows, those of the old process included.
+fn carry(now: Now, inlet: &mut Coalescer, flows: &mut Flows, edge: &mut Edge, other: Option<&Other>) {
     while let Some((_, packet)) = inlet.poll_packet() {
-        flows.handle_packet(now, edge, packet);
+        let is_passed = other.is_some_and(|other| other.pass_packet(flows.old().as_ref(), edge, &packet));
+        if !is_passed {
+            flows.handle_packet(now, edge, packet);
+        }
     }
 }

@@ -10,6 +10,7 @@ use forwarder::arrivals::Arrivals;
 use forwarder::cell::{Cell, Egress, Path, SCRATCH, Settings};
 use forwarder::config;
 use forwarder::dataplane::{Command, Commands, DataPlane, Inbox, Parts};
+use forwarder::handover::Descriptors;
 use forwarder::setup;
 use forwarder::state::MarkWriter;
 use forwarder::stats::Stats;
@@ -54,12 +55,13 @@ impl Daemon {
         let pools = Arc::new(Pools::new(&loaded.policy));
         let arrivals = Arc::<Arrivals>::default();
         let parts = Parts {
-            edges: setup::edges(&loaded, watermark, backend).unwrap(),
-            listeners: setup::listeners(loaded.policy.reach.iter()).unwrap(),
+            edges: setup::edges(&loaded, watermark, backend, &mut Descriptors::default()).unwrap(),
+            listeners: setup::listeners(loaded.policy.reach.iter(), &mut Descriptors::default()).unwrap(),
             stats: Arc::clone(&stats),
             pools: Arc::clone(&pools),
             arrivals: Arc::clone(&arrivals),
             state,
+            old: None,
             policy: loaded.policy,
         };
         let plane = DataPlane::new(inbox, parts).unwrap();
