@@ -8,7 +8,7 @@ use std::time::Duration;
 use daemon::control::server::Socket;
 use daemon::exit::{Exit, ExitError};
 use daemon::files::Lock;
-use daemon::history::What;
+use daemon::history::{UPGRADE, What};
 use daemon::life::notify;
 use sd_notify::NotifyState;
 use tokio::sync::oneshot;
@@ -22,8 +22,6 @@ use crate::run::Origin;
 
 /// How often an upgrade that waits for the end of an old process looks whether that has come.
 const LOOK: Duration = Duration::from_millis(200);
-/// What the history says of the end of the old process.
-const NOTICE: &str = "upgrade, a new process goes on at once and open flows continue";
 
 /// What only the whole daemon has once: it is passed to the new process.
 pub(crate) struct Owned<'a> {
@@ -86,7 +84,7 @@ impl Origin {
     pub(crate) fn give_way(&self, ready: Ready, control: &Socket, keep_totals: impl FnOnce()) {
         let drain = self.shared.policy.load().limits.drain;
         self.shared.is_stopping.store(true, std::sync::atomic::Ordering::Relaxed);
-        self.shared.history.note(What::Stopping { notice: Some(NOTICE.to_owned()) });
+        self.shared.history.note(What::Stopping { notice: Some(UPGRADE.to_owned()) });
         self.shared.history.flush();
         self.shared.history.close();
         // From then on systemd takes the new one's word, and no more this one's.

@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use tunnel::io::clock;
 
-pub use record::{Page, Query, Record, What};
+pub use record::{Page, Query, Record, UPGRADE, What};
 pub use shared::Counts;
 
 use crate::metrics::Number;
