@@ -360,7 +360,8 @@ mod tests {
     fn the_first_place_that_can_be_used_is_used() {
         let folder = tempfile::tempdir().unwrap();
         let place = Place::at(folder.path().join("new/forwarder.sock"));
-        let bound = bind_first(&[Place::at(NOWHERE.into()), place.clone()], &mut Descriptors::default()).unwrap();
+        let bound =
+            bind_first(&[Place::at(NOWHERE.into()), place.clone()], &mut Descriptors::default()).unwrap();
         assert_eq!(bound.path(), place.socket);
     }
 

@@ -47,15 +47,15 @@ use crate::control::protocol::{Reply, Request};
 use crate::control::report::{Report, report};
 use crate::control::{EdgeView, Shared, problems};
 use crate::dataplane::{Command, Commands, DATA_THREAD, DataPlane, Inbox, Parts};
-use crate::handover::start::{Inherited, Program, Ready};
 use crate::handover;
+use crate::handover::start::{Inherited, Program, Ready};
 use crate::link::{self, Links};
 use crate::places::{Environment, bind_first};
 use crate::state::MarkWriter;
 use crate::stats::Stats;
 use crate::status_page::OriginPage;
-use crate::upstream::Pools;
 use crate::upgrade::{self, Owned};
+use crate::upstream::Pools;
 use crate::{health, metrics, setup};
 
 /// How often rates are measured and systemd is notified.

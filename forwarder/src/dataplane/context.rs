@@ -50,9 +50,10 @@ impl Context {
 
     /// Whether the old process has a flow of this key through an edge.
     pub(crate) fn is_passed(&self, edge: &Edge, protocol: u8, key: &FlowKey) -> bool {
-        self.old.as_ref().zip(edge.old_id).is_some_and(|(old, edge)| {
-            old.has(&PassedFlow { protocol, key: FlowKey { edge, ..*key } })
-        })
+        self.old
+            .as_ref()
+            .zip(edge.old_id)
+            .is_some_and(|(old, edge)| old.has(&PassedFlow { protocol, key: FlowKey { edge, ..*key } }))
     }
 
     /// Resets a segment that belongs to no flow, within the rate for such replies.

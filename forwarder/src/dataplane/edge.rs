@@ -180,7 +180,8 @@ impl Edge {
     /// process has a session.
     pub(super) fn hand_over(&mut self, registry: &Registry, exchange: &Arc<Mutex<Exchange>>) {
         let fd = self.socket.as_fd().as_raw_fd();
-        if let Err(error) = registry.reregister(&mut SourceFd(&fd), token::edge(self.id), Interest::WRITABLE) {
+        if let Err(error) = registry.reregister(&mut SourceFd(&fd), token::edge(self.id), Interest::WRITABLE)
+        {
             tracing::debug!(peer = %self.name, %error, "the socket that was handed over is watched");
         }
         self.is_readable = false;

@@ -51,13 +51,14 @@ enum Arrived {
 
 impl Other {
     /// Watches the socket to the other process.
-    pub(super) fn watch(registry: &Registry, exchange: Exchange, is_old: bool, now: Instant) -> io::Result<Self> {
+    pub(super) fn watch(
+        registry: &Registry,
+        exchange: Exchange,
+        is_old: bool,
+        now: Instant,
+    ) -> io::Result<Self> {
         let fd = exchange.as_fd().as_raw_fd();
-        registry.register(
-            &mut SourceFd(&fd),
-            token::EXCHANGE,
-            Interest::READABLE | Interest::WRITABLE,
-        )?;
+        registry.register(&mut SourceFd(&fd), token::EXCHANGE, Interest::READABLE | Interest::WRITABLE)?;
         Ok(Self {
             exchange: Arc::new(Mutex::new(exchange)),
             is_old,
@@ -91,7 +92,12 @@ impl Other {
     }
 
     /// Passes a packet to the old process if it is for a flow of its own.
-    pub(super) fn pass_packet(&self, old: Option<&OldProcess>, edge: &Edge, packet: &SuperPacket<'_>) -> bool {
+    pub(super) fn pass_packet(
+        &self,
+        old: Option<&OldProcess>,
+        edge: &Edge,
+        packet: &SuperPacket<'_>,
+    ) -> bool {
         let Some((old, id)) = old.zip(edge.old_id) else { return false };
         let is_its = old.takes(id, packet.bytes);
         if is_its {
@@ -297,7 +303,11 @@ pub(super) fn begin(
     now: Instant,
 ) -> io::Result<Other> {
     let inherited = edges.iter().filter(|edge| edge.old_id.is_some()).count();
-    tracing::info!(edges = inherited, flows = old.flows(), "took over from the old process, which keeps its flows");
+    tracing::info!(
+        edges = inherited,
+        flows = old.flows(),
+        "took over from the old process, which keeps its flows"
+    );
     *flows.old() = Some(old);
     Other::watch(registry, exchange, true, now)
 }

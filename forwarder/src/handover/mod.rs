@@ -62,7 +62,8 @@ impl Descriptors {
         taken.map(move |(name, descriptor)| (name.trim_start_matches(prefix).to_owned(), descriptor))
     }
 
-    fn into_iter(self) -> impl Iterator<Item = (String, OwnedFd)> {
+    /// All of them.
+    pub fn into_all(self) -> impl Iterator<Item = (String, OwnedFd)> {
         self.0.into_iter()
     }
 }

@@ -159,9 +159,7 @@ mod system {
         let spoken = pass(&near, descriptors).and_then(|()| await_ready(&near, deadline, &mut process));
         end_first(&mut first, spoken.is_err());
         match (spoken, process) {
-            (Ok(()), Some(process)) => {
-                Ok(Ready { process, exchange: Exchange::new(near).map_err(failed)? })
-            }
+            (Ok(()), Some(process)) => Ok(Ready { process, exchange: Exchange::new(near).map_err(failed)? }),
             (spoken, process) => {
                 let process = process.and_then(|number| Pid::from_raw(i32::try_from(number).ok()?));
                 if let Some(process) = process {
@@ -197,7 +195,7 @@ mod system {
     }
 
     fn pass(socket: &OwnedFd, descriptors: Descriptors) -> io::Result<()> {
-        for (name, descriptor) in descriptors.into_iter() {
+        for (name, descriptor) in descriptors.into_all() {
             send(socket, &Message::Descriptor(&name), Some(descriptor.as_fd()))?;
         }
         send(socket, &Message::Passed, None)
@@ -279,11 +277,7 @@ mod system {
         }
     }
 
-    fn send(
-        socket: impl AsFd,
-        message: &Message<'_>,
-        descriptor: Option<BorrowedFd<'_>>,
-    ) -> io::Result<()> {
+    fn send(socket: impl AsFd, message: &Message<'_>, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let mut bytes = Vec::new();
         message.write(&mut bytes);
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];

@@ -28,7 +28,8 @@ const CHUNK: u64 = 4 << 20;
 #[test]
 fn flows_of_every_kind_continue_over_upgrades_of_the_origin() -> Result<()> {
     scenario(Topology::standard(), |lab| {
-        let (flows, rounds, long) = if full_counts() { (1_000, 20, 1_000 << 20) } else { (100, 2, 100 << 20) };
+        let (flows, rounds, long) =
+            if full_counts() { (1_000, 20, 1_000 << 20) } else { (100, 2, 100 << 20) };
         raise_descriptors(2 * flows + 500)?;
         let mut origin = Origin::start(lab)?;
         let client = lab.node("client")?;
@@ -37,10 +38,14 @@ fn flows_of_every_kind_continue_over_upgrades_of_the_origin() -> Result<()> {
             crowd.handle_round(LIMIT)?;
             let (ending, progress) = (AtomicBool::new(false), AtomicBool::new(false));
             let took = thread::scope(|scope| {
-                let long = [scope.spawn(|| download(&client, BULK, long).map(drop)), scope.spawn(|| upload(&client, BULK, long).map(drop))];
+                let long = [
+                    scope.spawn(|| download(&client, BULK, long).map(drop)),
+                    scope.spawn(|| upload(&client, BULK, long).map(drop)),
+                ];
                 let new = scope.spawn(|| new_flows(&client, &ending, &progress));
-                let upgraded = until(LIMIT, "a first flow", || Ok(progress.load(Ordering::Relaxed).then_some(())))
-                    .and_then(|()| origin.upgrade());
+                let upgraded =
+                    until(LIMIT, "a first flow", || Ok(progress.load(Ordering::Relaxed).then_some(())))
+                        .and_then(|()| origin.upgrade());
                 let seen = upgraded.and_then(|took| {
                     let old = origin.old()?.context("no old process")?;
                     ensure!(old["flows"].as_u64() >= Some(flows as u64), "{old}");
@@ -48,7 +53,10 @@ fn flows_of_every_kind_continue_over_upgrades_of_the_origin() -> Result<()> {
                 });
                 ending.store(true, Ordering::Relaxed);
                 for transfer in long {
-                    transfer.join().map_err(|_| anyhow!("a transfer panicked"))?.context("a long transfer")?;
+                    transfer
+                        .join()
+                        .map_err(|_| anyhow!("a transfer panicked"))?
+                        .context("a long transfer")?;
                 }
                 let opened = new.join().map_err(|_| anyhow!("new flows panicked"))?.context("a new flow")?;
                 seen.map(|(took, longest)| {
@@ -99,7 +107,10 @@ fn an_upgrade_waits_for_the_process_before_and_datagrams_keep_their_flow_until_i
 
         // Nothing is begun while there is an old process; nothing is lost either.
         origin.ask_for_an_upgrade()?;
-        origin.site.forwarder()?.wait_for_log("the upgrade waits for the end of the process before", LIMIT)?;
+        origin
+            .site
+            .forwarder()?
+            .wait_for_log("the upgrade waits for the end of the process before", LIMIT)?;
         crowd.handle_round(LIMIT)?;
         drop(crowd);
         // The UDP flow has no end: the time of the old process is over.
@@ -118,7 +129,8 @@ fn a_new_version_that_ends_or_hangs_changes_nothing_and_is_shown() -> Result<()>
         let client = lab.node("client")?;
         let crowd = Crowd::connect(&client, ECHO, 20)?;
         let works = fs::read(&origin.program)?;
-        for (text, why) in [("exit 1", "ended before it was ready"), ("exec sleep 600", "was not ready within 10 s")]
+        for (text, why) in
+            [("exit 1", "ended before it was ready"), ("exec sleep 600", "was not ready within 10 s")]
         {
             origin.install(format!("#!/bin/sh\n{text}\n").as_bytes())?;
             origin.ask_for_an_upgrade()?;
@@ -126,7 +138,10 @@ fn a_new_version_that_ends_or_hangs_changes_nothing_and_is_shown() -> Result<()>
             crowd.handle_round(LIMIT)?;
             let status = origin.site.ask_forwarder(&["status"])?.output()?;
             let status = String::from_utf8_lossy(&status.stdout).into_owned();
-            ensure!(status.contains("the upgrade did not happen, and version") && status.contains(why), "{status}");
+            ensure!(
+                status.contains("the upgrade did not happen, and version") && status.contains(why),
+                "{status}"
+            );
         }
         ensure!(!origin.site.origin.run("ps -e -o args")?.contains("sleep 600"), "it still runs");
 

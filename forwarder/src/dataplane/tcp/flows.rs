@@ -7,8 +7,8 @@ use super::admission::TcpAdmission;
 use super::dial::Dial;
 use super::table::Table;
 use crate::cell::{Ending, SCRATCH, Settings};
-use crate::flow::{FlowKey, SlotId};
 use crate::flow::ports::Ports;
+use crate::flow::{FlowKey, SlotId};
 use crate::stats::{Dialled, Stats, add};
 
 /// The TCP flows, their admission, the ports of those that began here, and the cells' working

@@ -61,9 +61,7 @@ impl TcpHandler<'_> {
         let settings = self.flows.settings(edge.mtu()).filter(|_| !self.context.is_stopping)?;
         let table = &self.flows.table.flows;
         let context = &*self.context;
-        let in_use = |key: &FlowKey| {
-            table.find(key).is_some() || context.is_passed(edge, protocol::TCP, key)
-        };
+        let in_use = |key: &FlowKey| table.find(key).is_some() || context.is_passed(edge, protocol::TCP, key);
         let ends = (local, flow.target);
         let key = self.flows.ports.allocate(now, edge.id, ends, flow.source_port, in_use)?;
         if flow.owner != Owner::Link {
