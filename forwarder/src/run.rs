@@ -5,6 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -47,7 +48,7 @@ use crate::control::protocol::{Reply, Request};
 use crate::control::report::{Report, report};
 use crate::control::{EdgeView, Shared, problems};
 use crate::dataplane::{Command, Commands, DATA_THREAD, DataPlane, Inbox, Parts};
-use crate::handover;
+use crate::handover::{self, Descriptors};
 use crate::handover::start::{Inherited, Program, Ready};
 use crate::link::{self, Links};
 use crate::places::{Environment, bind_first};
@@ -135,6 +136,22 @@ fn renounce_privileges() -> io::Result<()> {
     Ok(())
 }
 
+/// What is opened before an old process gives way: until then anything may be refused, and that
+/// process goes on.
+struct Opened {
+    lock: Lock,
+    control: Socket,
+    plane: DataPlane,
+    commands: Commands,
+    edges: Vec<Arc<EdgeView>>,
+    pages: Vec<(SocketAddr, OwnedFd)>,
+    stats: Arc<Stats>,
+    pools: Arc<Pools>,
+    arrivals: Arc<Arrivals>,
+    round_trips: Arc<RoundTrips>,
+    mark: ClockMark,
+}
+
 fn start(
     config: &Path,
     file: Loaded,
@@ -142,9 +159,7 @@ fn start(
     mut inherited: Option<Inherited>,
 ) -> Result<Running, ExitError> {
     let system = |error: io::Error| ExitError::new(Exit::Failed, error);
-    let refused = |message: String| ExitError::new(Exit::Failed, message);
-    let environment = Environment::of_process();
-    let folder = environment.state_folder(Some(&file.policy));
+    let folder = Environment::of_process().state_folder(Some(&file.policy));
     let mut passed = inherited.as_mut().map(|old| std::mem::take(&mut old.descriptors)).unwrap_or_default();
     let lock = match passed.take(handover::LOCK) {
         Some(claim) => Lock::passed(claim),
@@ -154,36 +169,36 @@ fn start(
     let trials = Trials::of(&folder);
     let load = |text| Ok(config::load_draft(config, config, text)?);
     let (loaded, startup) = resume(file, config, (&operator, &trials), load);
-    let policy = Arc::clone(&loaded.policy);
-    let mark = ClockMark::of(&folder);
-    let control = bind_first(&environment.sockets(Some(&policy)), &mut passed)?;
-    let edges = setup::edges(&loaded, mark.read(), Backend::Auto, &mut passed).map_err(refused)?;
+    let targets = link::targets(&loaded);
+    let mut opened = open(&loaded, &folder, lock, passed)?;
+    if let Some(inherited) = inherited {
+        opened.plane.take_over(inherited.take_over().map_err(system)?).map_err(system)?;
+        opened.control.own();
+    }
+    let Opened { lock, control, plane, commands, edges, pages, mark, .. } = opened;
+    let watched = plane.watched().map_err(system)?;
+    let (data, ended) = run_data_thread(plane).map_err(system)?;
+    let (failing, failed) = oneshot::channel();
+    let watchdog = Watchdog::start(vec![watched], move |fault| {
+        tracing::error!("{fault}; the daemon ends, so that it is started again");
+        // Whoever waits for it ends the process in good order, if that is still possible.
+        let _ = failing.send(fault);
+        end_process_soon();
+    })
+    .map_err(system)?;
+    // Packets are carried; what needs the disk comes now.
     let totals = Totals::of(&folder);
-    let listeners = setup::listeners(policy.reach.iter(), &mut passed).map_err(refused)?;
-    let pages = upgrade::pages(&mut passed);
-    // What is passed and not needed is closed.
-    drop(passed);
-    let old = inherited.map(Inherited::take_over).transpose().map_err(system)?;
-    control.own();
+    totals.give_back(edges.iter().map(|edge| &*edge.node), clock::now());
     let history = History::open(&folder);
     let confirmable =
         Confirmable::new("forwarder", startup, operator.clone(), trials).noted_in(history.clone());
-    totals.give_back(edges.iter().map(|edge| &*edge.node), clock::now());
-    let state = MarkWriter::start(mark.clone()).map_err(system)?;
-    let stats = Arc::new(Stats::default());
-    stats.adopt(&policy);
-    let pools = Arc::new(Pools::new(&policy));
-    let arrivals = Arc::<Arrivals>::default();
-    let round_trips = Arc::new(RoundTrips::new(metrics::ROLE));
     let shared = Arc::new(Shared {
-        policy: ArcSwap::new(Arc::clone(&policy)),
-        stats: Arc::clone(&stats),
-        pools: Arc::clone(&pools),
-        arrivals: Arc::clone(&arrivals),
-        edges: ArcSwap::from_pointee(
-            edges.iter().map(|edge| Arc::new(EdgeView::of(edge, &round_trips))).collect(),
-        ),
-        round_trips,
+        policy: ArcSwap::new(loaded.policy),
+        stats: opened.stats,
+        pools: opened.pools,
+        arrivals: opened.arrivals,
+        edges: ArcSwap::from_pointee(edges),
+        round_trips: opened.round_trips,
         started: clock::instant(),
         is_stopping: AtomicBool::new(false),
         not_taken: Mutex::default(),
@@ -195,19 +210,49 @@ fn start(
         history,
         page_requests: Requests::default(),
     });
-    let (inbox, commands) = Inbox::new().map_err(system)?;
-    let targets = link::targets(&loaded);
     let links = Links::new(commands.clone(), Arc::clone(&shared), targets).map_err(system)?;
-    let parts = Parts { policy, edges, listeners, pools, stats, arrivals, state, old };
+    let origin = Origin::new((config, loaded.text), shared, commands, confirmable, links, mark);
+    origin.take_pages(pages);
+    let origin = Rc::new(origin);
+    Ok(Running { origin, control, lock, program, totals, data, ended, watchdog, failed })
+}
+
+/// Opens everything, by what an old process passed where it did.
+fn open(
+    loaded: &Loaded,
+    folder: &Path,
+    lock: Lock,
+    mut passed: Descriptors,
+) -> Result<Opened, ExitError> {
+    let system = |error: io::Error| ExitError::new(Exit::Failed, error);
+    let refused = |message: String| ExitError::new(Exit::Failed, message);
+    let policy = Arc::clone(&loaded.policy);
+    let mark = ClockMark::of(folder);
+    let places = Environment::of_process().sockets(Some(&policy));
+    let control = bind_first(&places, &mut passed)?;
+    let edges = setup::edges(loaded, mark.read(), Backend::Auto, &mut passed).map_err(refused)?;
+    let listeners = setup::listeners(policy.reach.iter(), &mut passed).map_err(refused)?;
+    let pages = upgrade::pages(&mut passed);
+    let state = MarkWriter::start(mark.clone()).map_err(system)?;
+    let stats = Arc::new(Stats::default());
+    stats.adopt(&policy);
+    let pools = Arc::new(Pools::new(&policy));
+    let arrivals = Arc::<Arrivals>::default();
+    let round_trips = Arc::new(RoundTrips::new(metrics::ROLE));
+    let views = edges.iter().map(|edge| Arc::new(EdgeView::of(edge, &round_trips))).collect();
+    let (inbox, commands) = Inbox::new().map_err(system)?;
+    let (counted, dialled, looked_for) = (Arc::clone(&stats), Arc::clone(&pools), Arc::clone(&arrivals));
+    let parts =
+        Parts { policy, edges, listeners, pools: dialled, stats: counted, arrivals: looked_for, state };
     let plane = DataPlane::new(inbox, parts).map_err(system)?;
-    let (failing, failed) = oneshot::channel();
-    let watchdog = Watchdog::start(vec![plane.watched().map_err(system)?], move |fault| {
-        tracing::error!("{fault}; the daemon ends, so that it is started again");
-        // Whoever waits for it ends the process in good order, if that is still possible.
-        let _ = failing.send(fault);
-        end_process_soon();
-    })
-    .map_err(system)?;
+    let edges = views;
+    Ok(Opened { lock, control, plane, commands, edges, pages, stats, pools, arrivals, round_trips, mark })
+}
+
+/// A thread that carries packets, and what is sent when it has ended.
+type DataThread = (JoinHandle<io::Result<()>>, oneshot::Receiver<()>);
+
+fn run_data_thread(plane: DataPlane) -> io::Result<DataThread> {
     let (ending, ended) = oneshot::channel();
     let thread = thread::Builder::new().name(DATA_THREAD.into()).spawn(move || {
         let result = plane.run();
@@ -215,14 +260,7 @@ fn start(
         let _ = ending.send(());
         result
     });
-    let data = thread.map_err(system)?;
-    let origin = Origin::new((config, loaded.text), shared, commands, confirmable, links, mark);
-    let is_scraped = |address: &SocketAddr| origin.shared.policy.load().metrics.listen.contains(address);
-    let (scraped, paged) = pages.into_iter().partition(|(address, _)| is_scraped(address));
-    origin.scraped.replace(Listeners::passed(scraped));
-    origin.paged.replace(Listeners::passed(paged));
-    let origin = Rc::new(origin);
-    Ok(Running { origin, control, lock, program, totals, data, ended, watchdog, failed })
+    Ok((thread?, ended))
 }
 
 async fn serve(running: Running) -> Result<(), ExitError> {
@@ -349,6 +387,15 @@ impl Origin {
             steered: Cell::default(),
             applying: tokio::sync::Mutex::default(),
         }
+    }
+
+    /// Takes the listeners of the pages that an old process passed.
+    fn take_pages(&self, pages: Vec<(SocketAddr, OwnedFd)>) {
+        let policy = self.shared.policy.load();
+        let is_scraped = |(address, _): &(SocketAddr, OwnedFd)| policy.metrics.listen.contains(address);
+        let (scraped, paged) = pages.into_iter().partition(is_scraped);
+        self.scraped.replace(Listeners::passed(scraped));
+        self.paged.replace(Listeners::passed(paged));
     }
 
     /// Serves the metrics page where this policy has it, and nowhere else.

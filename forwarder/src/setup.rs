@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ use crate::config::Loaded;
 use crate::dataplane::edge::Edge;
 use crate::dataplane::{Listeners, tcp, udp};
 use crate::flow::EdgeId;
-use crate::handover::{self, Descriptors};
+use crate::handover::{self, Descriptors, PassedEdge};
 
 /// Inner MTU for `mtu = "auto"` until the path's own is found: what a path through carriers that
 /// wrap IPv4 in IPv6 still takes.
@@ -57,7 +56,7 @@ fn open(
     loaded: &Loaded,
     first: usize,
     (watermark, backend): (Duration, Backend),
-    mut passed: BTreeMap<String, (EdgeId, OwnedFd)>,
+    mut passed: BTreeMap<String, PassedEdge>,
 ) -> Result<Vec<Edge>, String> {
     let policy = &loaded.policy;
     let open = |(place, peer): (usize, &policy::forwarder::Peer)| {
@@ -83,10 +82,16 @@ fn open(
         let not_opened =
             |error: io::Error| format!("{}: the UDP socket cannot be opened: {error}", peer.name);
         let passed = passed.remove(peer.name.as_str());
-        let (old_id, socket) = socket(passed, &options).map_err(not_opened)?;
+        let old_id = passed.as_ref().map(|passed| passed.id);
+        let known_at = passed.as_ref().and_then(|passed| passed.endpoint);
+        let socket = socket(passed, &options).map_err(not_opened)?;
         let edge = Edge::open(id, peer.name.clone(), keyed, addresses, mtu, (socket, options));
         let mut edge = edge.map_err(not_opened)?;
         edge.old_id = old_id;
+        // The name of an endpoint need not be resolved first.
+        if let Some(endpoint) = known_at.filter(|_| edge.endpoint(now).is_none()) {
+            edge.set_endpoint(now, endpoint);
+        }
         let range = if policy.interface.mtu == Mtu::Auto && edge.can_search_mtu() {
             Some(MtuRange::new(edge.addresses.iter().any(IpAddr::is_ipv6)))
         } else {
@@ -99,14 +104,11 @@ fn open(
 }
 
 /// The socket that the old process had, unless another port is configured now; or a new one.
-fn socket(
-    passed: Option<(EdgeId, OwnedFd)>,
-    options: &UdpOptions,
-) -> io::Result<(Option<EdgeId>, UdpSocket)> {
-    let Some((id, descriptor)) = passed else { return Ok((None, UdpSocket::open(options)?)) };
-    let socket = UdpSocket::from_fd(descriptor, options)?;
+fn socket(passed: Option<PassedEdge>, options: &UdpOptions) -> io::Result<UdpSocket> {
+    let Some(passed) = passed else { return UdpSocket::open(options) };
+    let socket = UdpSocket::from_fd(passed.socket, options)?;
     let is_another = options.port != 0 && socket.local_port()? != options.port;
-    Ok((Some(id), if is_another { UdpSocket::open(options)? } else { socket }))
+    if is_another { UdpSocket::open(options) } else { Ok(socket) }
 }
 
 /// Inner MTU of every tunnel.

@@ -12,13 +12,12 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use parking_lot::Mutex;
+use tunnel::io::clock;
 use tunnel::node::Received;
 use tunnel::offload::SuperPacket;
 use tunnel::time::{Instant, Now};
 
 use super::edge::Edge;
-use super::edges::Edges;
-use super::flows::Flows;
 use super::{DataPlane, LINK_DRAIN, Stop, carry, token};
 use crate::flow::EdgeId;
 use crate::handover::message::{HEAD, MAX_KEYS, MAX_MESSAGE};
@@ -135,7 +134,7 @@ impl DataPlane {
     pub(super) fn descriptors(&self) -> io::Result<Descriptors> {
         let mut descriptors = Descriptors::default();
         for edge in self.edges.iter() {
-            descriptors.add(handover::edge(edge.id, &edge.name), edge.descriptor()?);
+            descriptors.add(handover::edge(edge.id, &edge.name, edge.endpoint(clock::now())), edge.descriptor()?);
         }
         for listener in &self.listeners {
             let (address, socket) = listener.descriptor()?;
@@ -146,6 +145,17 @@ impl DataPlane {
             descriptors.add(handover::reach("udp", address), socket);
         }
         Ok(descriptors)
+    }
+
+    /// Takes the tunnels from the old process, which keeps its flows; before this runs.
+    ///
+    /// # Errors
+    /// From the system.
+    pub fn take_over(&mut self, (exchange, old): (Exchange, OldProcess)) -> io::Result<()> {
+        tracing::info!(flows = old.flows(), "took over from the old process, which keeps its flows");
+        self.other = Some(Other::watch(self.poll.registry(), exchange, true, clock::instant())?);
+        *self.flows.old() = Some(old);
+        Ok(())
     }
 
     /// Gives the tunnels to the new process; the flows go on here.
@@ -292,22 +302,4 @@ impl DataPlane {
             stop.flows_end = now.instant;
         }
     }
-}
-
-/// Begins what a new process has of the old one.
-pub(super) fn begin(
-    registry: &Registry,
-    (exchange, old): (Exchange, OldProcess),
-    flows: &mut Flows,
-    edges: &Edges,
-    now: Instant,
-) -> io::Result<Other> {
-    let inherited = edges.iter().filter(|edge| edge.old_id.is_some()).count();
-    tracing::info!(
-        edges = inherited,
-        flows = old.flows(),
-        "took over from the old process, which keeps its flows"
-    );
-    *flows.old() = Some(old);
-    Other::watch(registry, exchange, true, now)
 }

@@ -40,7 +40,6 @@ use tunnel::time::{Instant, Now};
 
 use crate::arrivals::Arrivals;
 use crate::flow::EdgeId;
-use crate::handover::{Exchange, OldProcess};
 use crate::network::{NetworkChange, Watch};
 use crate::state::MarkWriter;
 use crate::stats::{Stats, add};
@@ -124,8 +123,6 @@ pub struct Parts {
     pub arrivals: Arc<Arrivals>,
     /// Where the clock mark is kept.
     pub state: MarkWriter,
-    /// The old process, after an upgrade in place.
-    pub old: Option<(Exchange, OldProcess)>,
 }
 
 impl DataPlane {
@@ -135,7 +132,7 @@ impl DataPlane {
     /// From the system.
     pub fn new(inbox: Inbox, parts: Parts) -> io::Result<Self> {
         let Inbox { poll, received, commands } = inbox;
-        let Parts { policy, edges, mut listeners, pools, stats, arrivals, state, old } = parts;
+        let Parts { policy, edges, mut listeners, pools, stats, arrivals, state } = parts;
         let mut edges = Edges::new(edges);
         for edge in edges.iter_mut() {
             edge.watch(poll.registry())?;
@@ -156,8 +153,6 @@ impl DataPlane {
         for listener in listeners.udp {
             flows.add_udp_listener(listener, &edges)?;
         }
-        let begin = |old| handover::begin(poll.registry(), old, &mut flows, &edges, clock::instant());
-        let other = old.map(begin).transpose()?;
         Ok(Self {
             flows,
             poll,
@@ -173,7 +168,7 @@ impl DataPlane {
             network,
             waiting,
             heartbeat: Arc::new(Heartbeat::new(DATA_THREAD)),
-            other,
+            other: None,
         })
     }
 

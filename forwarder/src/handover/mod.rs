@@ -79,10 +79,11 @@ pub fn control(path: &Path) -> String {
     format!("control {}", path.display())
 }
 
-/// The name of an edge's UDP socket; `id` is its number in the old process.
+/// The name of an edge's UDP socket: its number in the old process, its own name, and where it is.
 #[must_use]
-pub fn edge(id: EdgeId, name: &Name) -> String {
-    format!("{EDGES}{} {name}", id.0)
+pub fn edge(id: EdgeId, name: &Name, endpoint: Option<SocketAddr>) -> String {
+    let endpoint = endpoint.map(|endpoint| endpoint.to_string()).unwrap_or_default();
+    format!("{EDGES}{} {name} {endpoint}", id.0)
 }
 
 /// The name of a listener of `[[reach]]`.
@@ -94,11 +95,46 @@ pub fn reach(protocol: &str, address: SocketAddr) -> String {
 /// What the names of the edges' sockets begin with.
 const EDGES: &str = "edge ";
 
-/// The sockets of the edges by name, with the numbers that the edges have in the old process.
-pub fn take_edges(descriptors: &mut Descriptors) -> BTreeMap<String, (EdgeId, OwnedFd)> {
-    let parsed = descriptors.take_all(EDGES).filter_map(|(rest, descriptor)| {
-        let (id, name) = rest.split_once(' ')?;
-        Some((name.to_owned(), (EdgeId(id.parse().ok()?), descriptor)))
+/// The UDP socket of an edge in the old process.
+#[derive(Debug)]
+pub struct PassedEdge {
+    /// The number of the edge there.
+    pub id: EdgeId,
+    /// Where the edge was heard last.
+    pub endpoint: Option<SocketAddr>,
+    /// The socket.
+    pub socket: OwnedFd,
+}
+
+/// The sockets of the edges by name.
+pub fn take_edges(descriptors: &mut Descriptors) -> BTreeMap<String, PassedEdge> {
+    let parsed = descriptors.take_all(EDGES).filter_map(|(rest, socket)| {
+        let mut words = rest.split(' ');
+        let id = EdgeId(words.next()?.parse().ok()?);
+        let name = words.next()?.to_owned();
+        Some((name, PassedEdge { id, endpoint: words.next().and_then(|word| word.parse().ok()), socket }))
     });
     parsed.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+
+    #[test]
+    fn an_edge_is_found_by_its_name_with_its_number_and_where_it_is() {
+        let null = || OwnedFd::from(File::open("/dev/null").unwrap());
+        let (mut descriptors, endpoint) = (Descriptors::default(), "[2001:db8::2]:51820".parse().unwrap());
+        let name = |text: &str| Name::new(text).unwrap();
+        descriptors.add(edge(EdgeId(7), &name("kyiv"), Some(endpoint)), null());
+        descriptors.add(edge(EdgeId(9), &name("odesa"), None), null());
+        descriptors.add("edge of another release".to_owned(), null());
+        descriptors.add(LOCK.to_owned(), null());
+        let edges = take_edges(&mut descriptors);
+        let seen: Vec<_> = edges.iter().map(|(name, edge)| (name.as_str(), edge.id.0, edge.endpoint)).collect();
+        assert_eq!(seen, [("kyiv", 7, Some(endpoint)), ("odesa", 9, None)]);
+        assert!(descriptors.take(LOCK).is_some());
+    }
 }

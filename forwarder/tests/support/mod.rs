@@ -61,7 +61,6 @@ impl Daemon {
             pools: Arc::clone(&pools),
             arrivals: Arc::clone(&arrivals),
             state,
-            old: None,
             policy: loaded.policy,
         };
         let plane = DataPlane::new(inbox, parts).unwrap();
