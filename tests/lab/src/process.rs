@@ -29,8 +29,6 @@ pub enum Signal {
     Interrupt,
     /// SIGHUP: reload.
     Hangup,
-    /// SIGUSR2: start the installed program, which takes over.
-    Upgrade,
     /// SIGKILL.
     Kill,
     /// SIGSTOP: pause.
@@ -78,7 +76,6 @@ impl Process {
             Signal::Terminate => libc::SIGTERM,
             Signal::Interrupt => libc::SIGINT,
             Signal::Hangup => libc::SIGHUP,
-            Signal::Upgrade => libc::SIGUSR2,
             Signal::Kill => libc::SIGKILL,
             Signal::Stop => libc::SIGSTOP,
             Signal::Continue => libc::SIGCONT,

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use lab::{Lab, Node, Signal, Topology, full_counts, scenario, until};
+use lab::{Lab, Node, Topology, full_counts, scenario, until};
 use scenarios::{Crowd, EchoService, Site, download, raise_descriptors, serve_bulk, upload};
 use serde_json::Value;
 
