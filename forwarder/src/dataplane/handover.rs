@@ -214,7 +214,10 @@ impl DataPlane {
     /// Sends the new process what is left for it, before the end of this one.
     pub(super) fn finish_exchange(&mut self) {
         if let Some(other) = &self.other {
-            other.exchange.lock().finish();
+            let mut exchange = other.exchange.lock();
+            let ended = self.flows.take_ended();
+            ended.into_iter().for_each(|flow| exchange.send(&Message::Ended(flow)));
+            exchange.finish();
         }
     }
 

@@ -169,9 +169,9 @@ mod system {
                 let error = spoken.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
                 Err(match error.kind() {
                     io::ErrorKind::TimedOut => NotReady::TimedOut(program.path.clone()),
-                    io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe => {
-                        NotReady::Ended(program.path.clone())
-                    }
+                    io::ErrorKind::UnexpectedEof
+                    | io::ErrorKind::BrokenPipe
+                    | io::ErrorKind::ConnectionReset => NotReady::Ended(program.path.clone()),
                     _ => failed(error),
                 })
             }
