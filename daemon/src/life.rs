@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::mem;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
 use std::time::SystemTime;
@@ -141,12 +142,14 @@ fn look(path: &Path) -> Option<Stamp> {
 #[derive(Default)]
 pub struct Listeners {
     running: BTreeMap<SocketAddr, Running>,
+    /// Those that another process of the same daemon passed to this one.
+    passed: BTreeMap<SocketAddr, OwnedFd>,
     refused: Vec<SocketAddr>,
 }
 
 /// A listener and what serves it; dropping it closes the address at once.
 struct Running {
-    _listener: Rc<TcpListener>,
+    listener: Rc<TcpListener>,
     task: AbortHandle,
 }
 
@@ -157,6 +160,23 @@ impl Drop for Running {
 }
 
 impl Listeners {
+    /// None yet; addresses on which another process of the same daemon listened are taken from it.
+    #[must_use]
+    pub fn passed(passed: BTreeMap<SocketAddr, OwnedFd>) -> Self {
+        Self { passed, ..Self::default() }
+    }
+
+    /// The sockets, to be passed to another process of the same daemon.
+    ///
+    /// # Errors
+    /// From the system.
+    pub fn descriptors(&self) -> io::Result<Vec<(SocketAddr, OwnedFd)>> {
+        let copy = |(address, running): (&SocketAddr, &Running)| {
+            Ok((*address, running.listener.as_fd().try_clone_to_owned()?))
+        };
+        self.running.iter().map(copy).collect()
+    }
+
     /// Listens on these addresses. Must run inside a `LocalSet`.
     ///
     /// # Errors
@@ -223,9 +243,13 @@ impl Listeners {
         if self.running.contains_key(&address) {
             return Ok(());
         }
-        let listener = Rc::new(http::bind(P::SECTION, address)?);
+        let listener = match self.passed.remove(&address) {
+            Some(descriptor) => TcpListener::from_std(descriptor.into())?,
+            None => http::bind(P::SECTION, address)?,
+        };
+        let listener = Rc::new(listener);
         let task = spawn_local(http::serve(Rc::downgrade(&listener), Rc::clone(pages))).abort_handle();
-        self.running.insert(address, Running { _listener: listener, task });
+        self.running.insert(address, Running { listener, task });
         Ok(())
     }
 }

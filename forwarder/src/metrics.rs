@@ -92,6 +92,16 @@ fn daemon_numbers(report: &Report) -> Vec<Number> {
             "TCP flows in the table, pending dials included.",
             report.flows,
         ),
+        Number::count(
+            "forwarder_handover_flows",
+            "Flows of the process before this one, after an upgrade in place.",
+            report.handover.as_ref().map_or(0, |old| old.flows),
+        ),
+        Number::gauge(
+            "forwarder_handover_seconds",
+            "Time until the last flow of the process before this one ends at the latest; 0 without one.",
+            report.handover.as_ref().map_or(0.0, |old| old.seconds),
+        ),
         Number::count("forwarder_open_udp_flows", "UDP flows that are open.", report.udp_flows),
         Number::count(
             "forwarder_pending_dials",

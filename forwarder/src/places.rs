@@ -14,6 +14,8 @@ use daemon::control::server::{Access, BindError, Socket, group_id};
 use daemon::exit::{Exit, ExitError};
 use policy::forwarder::Policy;
 
+use crate::handover::{self, Descriptors};
+
 /// The socket's name in its folder.
 const SOCKET: &str = "forwarder.sock";
 /// The folder's name below `/run` and `/var/lib`, as the unit has it.
@@ -170,12 +172,18 @@ fn access() -> Access<'static> {
     if is_units { Access::Group(SYSTEM) } else { Access::Owner }
 }
 
-/// Binds the socket in the first of these places where the system allows it.
+/// Takes the socket that an old process passed, or binds it in the first of these places where the
+/// system allows it.
 ///
 /// # Errors
 /// [`Exit::Conflict`] for another daemon in a place, which ends the search; [`Exit::Permission`] or
 /// [`Exit::Failed`] with every place when none can be used.
-pub fn bind_first(places: &[Place]) -> Result<Socket, ExitError> {
+pub fn bind_first(places: &[Place], passed: &mut Descriptors) -> Result<Socket, ExitError> {
+    for Place { socket, .. } in places {
+        if let Some(descriptor) = passed.take(&handover::control(socket)) {
+            return Ok(Socket::passed(socket, descriptor));
+        }
+    }
     let mut errors = Vec::new();
     for place in places {
         let system = |error| BindError::System { path: place.socket.clone(), error };
@@ -352,7 +360,8 @@ mod tests {
     fn the_first_place_that_can_be_used_is_used() {
         let folder = tempfile::tempdir().unwrap();
         let place = Place::at(folder.path().join("new/forwarder.sock"));
-        let bound = bind_first(&[Place::at(NOWHERE.into()), place.clone()]).unwrap();
+        let bound =
+            bind_first(&[Place::at(NOWHERE.into()), place.clone()], &mut Descriptors::default()).unwrap();
         assert_eq!(bound.path(), place.socket);
     }
 
@@ -360,15 +369,15 @@ mod tests {
     fn another_daemon_is_never_passed_over_for_the_next_place() {
         let folder = tempfile::tempdir().unwrap();
         let places = ["first", "second"].map(|name| Place::at(folder.path().join(name).join("a.sock")));
-        let _running = bind_first(&places).unwrap();
-        let error = bind_first(&places).unwrap_err();
+        let _running = bind_first(&places, &mut Descriptors::default()).unwrap();
+        let error = bind_first(&places, &mut Descriptors::default()).unwrap_err();
         assert_eq!(error.exit, Exit::Conflict, "{error}");
     }
 
     #[test]
     fn a_daemon_without_any_place_names_each_and_the_key_that_fixes_it() {
         let places = [NOWHERE, "/proc/other/forwarder.sock"].map(|path| Place::at(path.into()));
-        let said = bind_first(&places).unwrap_err().to_string();
+        let said = bind_first(&places, &mut Descriptors::default()).unwrap_err().to_string();
         assert!(said.contains("[control] socket"), "{said}");
         assert!(said.contains("/proc/causeway") && said.contains("/proc/other"), "{said}");
     }

@@ -17,6 +17,7 @@ use crate::config::{self, Loaded};
 use crate::control::{EdgeView, Shared};
 use crate::dataplane::{Change, Command, Listeners};
 use crate::flow::EdgeId;
+use crate::handover::Descriptors;
 use crate::link;
 use crate::run::Origin;
 use crate::setup;
@@ -145,7 +146,7 @@ fn prepare(old: &Policy, loaded: &Loaded, origin: &Origin) -> Result<Change, Exi
         let Some((edge, before)) = edge.zip(before) else {
             let at_start = (origin.mark.read(), Backend::Auto);
             let ids = &mut origin.edge_ids.borrow_mut();
-            added.push(setup::edge(loaded, place, ids, at_start).map_err(failed)?);
+            added.push(setup::edge(loaded, place, ids, at_start, None).map_err(failed)?);
             continue;
         };
         removed.retain(|id| *id != edge.id);
@@ -172,5 +173,6 @@ fn bind_new(old: &Policy, new: &Policy) -> Result<Listeners, String> {
     let bound = listeners(old);
     setup::listeners(
         setup::listened(new).filter(|(entry, protocol)| !bound.contains(&(entry.listen, *protocol))),
+        &mut Descriptors::default(),
     )
 }

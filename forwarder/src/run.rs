@@ -4,8 +4,10 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,6 +31,7 @@ use parking_lot::Mutex;
 use policy::Name;
 use policy::forwarder::Policy;
 use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::task::{LocalSet, spawn_blocking, spawn_local};
 use tokio::time::{MissedTickBehavior, interval_at};
@@ -45,11 +48,14 @@ use crate::control::report::{Report, report};
 use crate::control::{EdgeView, Shared, problems};
 use crate::dataplane::{Command, Commands, DATA_THREAD, DataPlane, Inbox, Parts};
 use crate::flow::EdgeIds;
+use crate::handover::{self, Descriptors};
+use crate::handover::start::{Inherited, Program, Ready};
 use crate::link::{self, Links};
 use crate::places::{Environment, bind_first};
 use crate::state::MarkWriter;
 use crate::stats::Stats;
 use crate::status_page::OriginPage;
+use crate::upgrade::{self, Owned};
 use crate::upstream::Pools;
 use crate::{health, metrics, setup};
 
@@ -62,7 +68,8 @@ const STEERED_EVERY: Duration = Duration::from_secs(1);
 struct Running {
     origin: Rc<Origin>,
     control: Socket,
-    _lock: Lock,
+    lock: Lock,
+    program: Program,
     totals: Totals,
     data: JoinHandle<io::Result<()>>,
     ended: oneshot::Receiver<()>,
@@ -86,7 +93,7 @@ pub struct Origin {
     pub(crate) scraped: RefCell<Listeners>,
     /// The status page, and where it is served.
     page: Rc<StatusPage<OriginPage>>,
-    paged: RefCell<Listeners>,
+    pub(crate) paged: RefCell<Listeners>,
     /// When a change of the name of `[steer]` was noted last.
     steered: Cell<Option<Instant>>,
     /// Changes happen one at a time.
@@ -100,6 +107,8 @@ pub struct Origin {
 /// possible.
 pub fn run(config: &Path) -> Result<(), ExitError> {
     let failed = |error: io::Error| ExitError::new(Exit::Failed, error);
+    let program = Program::of_process().map_err(failed)?;
+    let inherited = Inherited::of_process().map_err(failed)?;
     renounce_privileges().map_err(failed)?;
     // A draft is read as the content of the same path, so that the files both name compare as
     // equal.
@@ -112,7 +121,7 @@ pub fn run(config: &Path) -> Result<(), ExitError> {
     if let Err(error) = setup::raise_descriptor_limit() {
         tracing::info!(%error, "the limit of descriptors stays as it is");
     }
-    let running = start(config, loaded)?;
+    let running = start(config, loaded, program, inherited)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     LocalSet::new().block_on(&runtime, serve(running))
 }
@@ -129,41 +138,72 @@ fn renounce_privileges() -> io::Result<()> {
     Ok(())
 }
 
-fn start(config: &Path, file: Loaded) -> Result<Running, ExitError> {
+/// What is opened before an old process gives way: until then anything may be refused, and that
+/// process goes on.
+struct Opened {
+    lock: Lock,
+    control: Socket,
+    plane: DataPlane,
+    commands: Commands,
+    edges: Vec<Arc<EdgeView>>,
+    edge_ids: EdgeIds,
+    pages: Vec<(SocketAddr, OwnedFd)>,
+    stats: Arc<Stats>,
+    pools: Arc<Pools>,
+    arrivals: Arc<Arrivals>,
+    mark: ClockMark,
+}
+
+fn start(
+    config: &Path,
+    file: Loaded,
+    program: Program,
+    mut inherited: Option<Inherited>,
+) -> Result<Running, ExitError> {
     let system = |error: io::Error| ExitError::new(Exit::Failed, error);
-    let refused = |message: String| ExitError::new(Exit::Failed, message);
-    let environment = Environment::of_process();
-    let folder = environment.state_folder(Some(&file.policy));
-    let lock = Lock::claim(&folder, "forwarder")?;
+    let folder = Environment::of_process().state_folder(Some(&file.policy));
+    let mut passed = inherited.as_mut().map(|old| std::mem::take(&mut old.descriptors)).unwrap_or_default();
+    let lock = match passed.take(handover::LOCK) {
+        Some(claim) => Lock::passed(claim),
+        None => Lock::claim(&folder, "forwarder")?,
+    };
     let operator = OperatorState::next_to(&folder, Trusted::by_owner_of(config));
     let trials = Trials::of(&folder);
     let load = |text| Ok(config::load_draft(config, config, text)?);
     let (loaded, startup) = resume(file, config, (&operator, &trials), load);
+    let targets = link::targets(&loaded);
+    let mut opened = open(&loaded, &folder, lock, passed)?;
+    if let Some(inherited) = inherited {
+        opened.plane.take_over(inherited.take_over().map_err(system)?).map_err(system)?;
+        opened.control.own();
+    }
+    let Opened { lock, control, plane, commands, edges, edge_ids, pages, mark, .. } = opened;
+    let watched = plane.watched().map_err(system)?;
+    let (data, ended) = run_data_thread(plane).map_err(system)?;
+    let (failing, failed) = oneshot::channel();
+    let watchdog = Watchdog::start(vec![watched], move |fault| {
+        tracing::error!("{fault}; the daemon ends, so that it is started again");
+        // Whoever waits for it ends the process in good order, if that is still possible.
+        let _ = failing.send(fault);
+        end_process_soon();
+    })
+    .map_err(system)?;
+    // Packets are carried; what needs the disk comes now.
+    let totals = Totals::of(&folder);
+    totals.give_back(edges.iter().map(|edge| &*edge.node), clock::now());
     let history = History::open(&folder);
     let confirmable =
         Confirmable::new("forwarder", startup, operator.clone(), trials).noted_in(history.clone());
-    let policy = Arc::clone(&loaded.policy);
-    let mark = ClockMark::of(&folder);
-    let control = bind_first(&environment.sockets(Some(&policy)))?;
-    let mut edge_ids = EdgeIds::default();
-    let edges = setup::edges(&loaded, &mut edge_ids, mark.read(), Backend::Auto).map_err(refused)?;
-    let totals = Totals::of(&folder);
-    let listeners = setup::listeners(setup::listened(&policy)).map_err(refused)?;
-    totals.give_back(edges.iter().map(|edge| &*edge.node), clock::now());
-    let state = MarkWriter::start(mark.clone()).map_err(system)?;
-    let stats = Arc::new(Stats::default());
-    stats.adopt(&policy);
-    let pools = Arc::new(Pools::new(&policy));
-    let arrivals = Arc::<Arrivals>::default();
     let shared = Arc::new(Shared {
-        policy: ArcSwap::new(Arc::clone(&policy)),
-        stats: Arc::clone(&stats),
-        pools: Arc::clone(&pools),
-        arrivals: Arc::clone(&arrivals),
-        edges: ArcSwap::from_pointee(edges.iter().map(|edge| Arc::new(EdgeView::of(edge))).collect()),
+        policy: ArcSwap::new(loaded.policy),
+        stats: opened.stats,
+        pools: opened.pools,
+        arrivals: opened.arrivals,
+        edges: ArcSwap::from_pointee(edges),
         started: clock::instant(),
         is_stopping: AtomicBool::new(false),
         not_taken: Mutex::default(),
+        not_upgraded: Mutex::default(),
         link_refusals: Mutex::default(),
         visit_now: watch::channel(()).0,
         since: Mutex::default(),
@@ -171,19 +211,49 @@ fn start(config: &Path, file: Loaded) -> Result<Running, ExitError> {
         history,
         page_requests: Requests::default(),
     });
-    let (inbox, commands) = Inbox::new().map_err(system)?;
-    let targets = link::targets(&loaded);
     let links = Links::new(commands.clone(), Arc::clone(&shared), targets).map_err(system)?;
-    let parts = Parts { policy, edges, listeners, pools, stats, arrivals, state };
+    let origin = Origin::new((config, loaded.text), shared, commands, confirmable, links, (mark, edge_ids));
+    origin.take_pages(pages);
+    let origin = Rc::new(origin);
+    Ok(Running { origin, control, lock, program, totals, data, ended, watchdog, failed })
+}
+
+/// Opens everything, by what an old process passed where it did.
+fn open(
+    loaded: &Loaded,
+    folder: &Path,
+    lock: Lock,
+    mut passed: Descriptors,
+) -> Result<Opened, ExitError> {
+    let system = |error: io::Error| ExitError::new(Exit::Failed, error);
+    let refused = |message: String| ExitError::new(Exit::Failed, message);
+    let policy = Arc::clone(&loaded.policy);
+    let mark = ClockMark::of(folder);
+    let places = Environment::of_process().sockets(Some(&policy));
+    let control = bind_first(&places, &mut passed)?;
+    let (mut edge_ids, at_start) = (EdgeIds::default(), (mark.read(), Backend::Auto));
+    let edges = setup::edges(loaded, &mut edge_ids, at_start, &mut passed).map_err(refused)?;
+    let listeners = setup::listeners(setup::listened(&policy), &mut passed).map_err(refused)?;
+    let pages = upgrade::pages(&mut passed);
+    let state = MarkWriter::start(mark.clone()).map_err(system)?;
+    let stats = Arc::new(Stats::default());
+    stats.adopt(&policy);
+    let pools = Arc::new(Pools::new(&policy));
+    let arrivals = Arc::<Arrivals>::default();
+    let views = edges.iter().map(|edge| Arc::new(EdgeView::of(edge))).collect();
+    let (inbox, commands) = Inbox::new().map_err(system)?;
+    let (counted, dialled, looked_for) = (Arc::clone(&stats), Arc::clone(&pools), Arc::clone(&arrivals));
+    let parts =
+        Parts { policy, edges, listeners, pools: dialled, stats: counted, arrivals: looked_for, state };
     let plane = DataPlane::new(inbox, parts).map_err(system)?;
-    let (failing, failed) = oneshot::channel();
-    let watchdog = Watchdog::start(vec![plane.watched().map_err(system)?], move |fault| {
-        tracing::error!("{fault}; the daemon ends, so that it is started again");
-        // Whoever waits for it ends the process in good order, if that is still possible.
-        let _ = failing.send(fault);
-        end_process_soon();
-    })
-    .map_err(system)?;
+    let edges = views;
+    Ok(Opened { lock, control, plane, commands, edges, edge_ids, pages, stats, pools, arrivals, mark })
+}
+
+/// A thread that carries packets, and what is sent when it has ended.
+type DataThread = (JoinHandle<io::Result<()>>, oneshot::Receiver<()>);
+
+fn run_data_thread(plane: DataPlane) -> io::Result<DataThread> {
     let (ending, ended) = oneshot::channel();
     let thread = thread::Builder::new().name(DATA_THREAD.into()).spawn(move || {
         let result = plane.run();
@@ -191,14 +261,11 @@ fn start(config: &Path, file: Loaded) -> Result<Running, ExitError> {
         let _ = ending.send(());
         result
     });
-    let data = thread.map_err(system)?;
-    let origin = Origin::new((config, loaded.text), shared, commands, confirmable, links, (mark, edge_ids));
-    let origin = Rc::new(origin);
-    Ok(Running { origin, control, _lock: lock, totals, data, ended, watchdog, failed })
+    Ok((thread?, ended))
 }
 
 async fn serve(running: Running) -> Result<(), ExitError> {
-    let Running { origin, control, _lock, totals, data, ended, watchdog, failed } = running;
+    let Running { origin, control, lock, program, totals, data, ended, watchdog, failed } = running;
     let lost = |reason: String| ExitError::new(Exit::Failed, format!("the data thread failed: {reason}"));
     let system = |error: io::Error| ExitError::new(Exit::Failed, error);
     let shared = &*origin.shared;
@@ -209,6 +276,9 @@ async fn serve(running: Running) -> Result<(), ExitError> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), peers = shared.edges.load().len(), %socket, "forwarder started");
     notify(&[NotifyState::Ready]);
     note_start(shared);
+    let mut upgrades = signal(SignalKind::user_defined2()).map_err(system)?;
+    let mut upgrading = None;
+    let mut is_handed_over = false;
     let (mut answering, mut ended) = (pin!(control.serve(Rc::clone(&origin))), pin!(ended));
     let mut failed = pin!(failed);
     let mut receives = Receives::default();
@@ -235,6 +305,25 @@ async fn serve(running: Running) -> Result<(), ExitError> {
                 }
                 Asked::Stop => origin.stop(),
             },
+            _ = upgrades.recv() => match upgrading {
+                _ if std::env::var_os("NOTIFY_SOCKET").is_none() => tracing::warn!(
+                    "SIGUSR2 asks for an upgrade in place, which needs systemd; restart the daemon instead"
+                ),
+                Some(_) => tracing::info!("an upgrade is under way already"),
+                None => {
+                    let owned = Owned { lock: &lock, control: &control };
+                    let upgrade: Upgrading<'_> = Box::pin(origin.upgrade(program.clone(), owned));
+                    upgrading = Some(upgrade);
+                }
+            },
+            ready = finished(&mut upgrading) => {
+                upgrading = None;
+                if let Some(ready) = ready {
+                    origin.give_way(ready, &control, || keep_totals(&totals, shared));
+                    is_handed_over = true;
+                    break;
+                }
+            },
             () = changed.notified() => origin.links.look(),
             _ = ticks.tick() => {
                 watch.watch_new(&shared.pools);
@@ -250,10 +339,27 @@ async fn serve(running: Running) -> Result<(), ExitError> {
             }
         }
     }
+    // The new process has everything else. Its flows have their time already: only a second request to
+    // stop ends them.
+    let mut stops = 0;
+    while is_handed_over {
+        tokio::select! {
+            _ = &mut ended => break,
+            Ok(fault) = &mut failed => return Err(lost(fault.to_string())),
+            asked = signals.next() => {
+                stops += u32::from(asked == Asked::Stop);
+                if stops > 1 {
+                    origin.commands.send(Command::Stop { drain: Duration::ZERO });
+                }
+            }
+        }
+    }
     drop(watchdog);
     shared.history.flush();
     let result = data.join().map_err(|_| lost("it panicked".to_owned()))?;
-    keep_totals(&totals, shared);
+    if !is_handed_over {
+        keep_totals(&totals, shared);
+    }
     result.map_err(|error| lost(error.to_string()))?;
     tracing::info!("forwarder stopped");
     Ok(())
@@ -283,6 +389,15 @@ impl Origin {
             steered: Cell::default(),
             applying: tokio::sync::Mutex::default(),
         }
+    }
+
+    /// Takes the listeners of the pages that an old process passed.
+    fn take_pages(&self, pages: Vec<(SocketAddr, OwnedFd)>) {
+        let policy = self.shared.policy.load();
+        let is_scraped = |(address, _): &(SocketAddr, OwnedFd)| policy.metrics.listen.contains(address);
+        let (scraped, paged) = pages.into_iter().partition(is_scraped);
+        self.scraped.replace(Listeners::passed(scraped));
+        self.paged.replace(Listeners::passed(paged));
     }
 
     /// Serves the metrics page where this policy has it, and nowhere else.
@@ -370,6 +485,17 @@ impl Answer for Origin {
             }
             Request::Change(request) => self.confirmable.answer(self, request).await.map(Reply::Change),
         }
+    }
+}
+
+/// An upgrade that is under way.
+type Upgrading<'a> = Pin<Box<dyn Future<Output = Option<Ready>> + 'a>>;
+
+/// Waits for the end of an upgrade; for ever when none is under way.
+async fn finished(upgrading: &mut Option<Upgrading<'_>>) -> Option<Ready> {
+    match upgrading {
+        Some(upgrade) => upgrade.await,
+        None => std::future::pending().await,
     }
 }
 

@@ -81,6 +81,8 @@ labelled! {
         UpstreamFull = "upstream" / "full",
         /// A local client's datagram while the tunnel is down.
         TunnelDown = "reach" / "down",
+        /// A packet of a flow of the old process, while the socket between the two processes is full.
+        HandoverFull = "handover" / "full",
         /// A reply to an unauthenticated source beyond the rate for such replies.
         ReplyLimited = "answer" / "rate_limited",
     }
@@ -158,6 +160,37 @@ impl EntryStats {
 /// The entries of one kind by name; names that left the configuration keep their counters.
 pub type Entries = BTreeMap<Name, Arc<EntryStats>>;
 
+/// What is shown of the old process after an upgrade.
+#[derive(Debug, Default)]
+pub struct OldProcessStats {
+    /// Its flows.
+    pub flows: AtomicU64,
+    /// When the last of them ends, in milliseconds since boot; 0 when there is no old process.
+    ends_at: AtomicU64,
+}
+
+impl OldProcessStats {
+    /// Shows it: how many flows it has, and when they end at the latest.
+    pub fn show(&self, flows: usize, ends: Instant) {
+        let millis = u64::try_from(ends.since_boot().as_millis()).unwrap_or(u64::MAX);
+        self.flows.store(flows as u64, Ordering::Relaxed);
+        self.ends_at.store(millis.max(1), Ordering::Relaxed);
+    }
+
+    /// There is no old process any more.
+    pub fn end(&self) {
+        self.flows.store(0, Ordering::Relaxed);
+        self.ends_at.store(0, Ordering::Relaxed);
+    }
+
+    /// When its flows end at the latest; `None` when there is no old process.
+    #[must_use]
+    pub fn ends(&self) -> Option<Instant> {
+        let millis = self.ends_at.load(Ordering::Relaxed);
+        (millis > 0).then(|| Instant::from_boot(Duration::from_millis(millis)))
+    }
+}
+
 /// Everything the data thread counts.
 #[derive(Debug, Default)]
 pub struct Stats {
@@ -193,6 +226,8 @@ pub struct Stats {
     pub busy_polls: AtomicU64,
     /// Busy-polls that ended without work, after which the thread slept.
     pub busy_poll_misses: AtomicU64,
+    /// The old process, as long as it has flows after an upgrade.
+    pub old: OldProcessStats,
     /// Connections refused because no descriptor was free.
     pub no_descriptor: AtomicU64,
     /// When the last of them was, in milliseconds since boot; 0 before the first.

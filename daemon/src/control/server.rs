@@ -1,7 +1,9 @@
 //! The daemon's side of the control socket: who may send requests, how large they may be, and how
 //! many clients there may be.
 
+use std::cell::Cell;
 use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -84,11 +86,12 @@ impl BindError {
     }
 }
 
-/// The socket while the daemon serves it; dropping it removes the file.
+/// The socket while the daemon serves it; dropping it removes the file, unless another process has it.
 #[derive(Debug)]
 pub struct Socket {
     listener: std::os::unix::net::UnixListener,
     path: PathBuf,
+    is_others: Cell<bool>,
 }
 
 impl Socket {
@@ -107,7 +110,7 @@ impl Socket {
             std::fs::create_dir_all(folder).map_err(system)?;
         }
         let listener = std::os::unix::net::UnixListener::bind(path).map_err(system)?;
-        let socket = Self { listener, path: path.to_owned() };
+        let socket = Self { listener, path: path.to_owned(), is_others: Cell::new(false) };
         let mode = if matches!(access, Access::Owner) { 0o600 } else { 0o660 };
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(system)?;
         if let Access::Group(group) = access
@@ -118,6 +121,31 @@ impl Socket {
         }
         socket.listener.set_nonblocking(true).map_err(system)?;
         Ok(socket)
+    }
+
+    /// The socket at this path, which another process of the same daemon passed to this one, and has
+    /// as well until [`Self::own`].
+    #[must_use]
+    pub fn passed(path: &Path, descriptor: OwnedFd) -> Self {
+        Self { listener: descriptor.into(), path: path.to_owned(), is_others: Cell::new(true) }
+    }
+
+    /// No other process has it any more.
+    pub fn own(&self) {
+        self.is_others.set(false);
+    }
+
+    /// The listener, to be passed to another process of the same daemon.
+    ///
+    /// # Errors
+    /// From the system.
+    pub fn descriptor(&self) -> io::Result<OwnedFd> {
+        self.listener.as_fd().try_clone_to_owned()
+    }
+
+    /// Another process serves it from now on: the file stays.
+    pub fn leave(&self) {
+        self.is_others.set(true);
     }
 
     /// Where it is.
@@ -183,7 +211,9 @@ fn refuse_busy(stream: &UnixStream) {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        drop(std::fs::remove_file(&self.path));
+        if !self.is_others.get() {
+            drop(std::fs::remove_file(&self.path));
+        }
     }
 }
 

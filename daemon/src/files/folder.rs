@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
@@ -14,7 +15,7 @@ const NAME: &str = "lock";
 /// Held while the daemon runs: a second daemon with the same state would overwrite it.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
 }
 
 /// How to fix a failed write: what helps against a full disk, or else what would help `otherwise`.
@@ -69,7 +70,7 @@ impl Lock {
         let file =
             File::options().create(true).truncate(false).read(true).write(true).open(folder.join(NAME))?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Self { _file: file })),
+            Ok(()) => Ok(Some(Self { file })),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(error),
         }
@@ -92,6 +93,21 @@ impl Lock {
         })?;
         sweep(folder, "");
         Ok(lock)
+    }
+
+    /// The claim of another process of the same daemon, which it passed to this one.
+    #[must_use]
+    pub fn passed(descriptor: OwnedFd) -> Self {
+        Self { file: descriptor.into() }
+    }
+
+    /// The claim, to be passed to another process of the same daemon: the folder is held until both
+    /// have ended.
+    ///
+    /// # Errors
+    /// From the system.
+    pub fn descriptor(&self) -> io::Result<OwnedFd> {
+        self.file.as_fd().try_clone_to_owned()
     }
 
     /// Whether a daemon holds the folder now.
@@ -118,6 +134,17 @@ mod tests {
         assert!(Lock::is_held(&folder));
         drop(lock);
         assert!(!Lock::is_held(&folder));
+    }
+
+    #[test]
+    fn a_claim_that_is_passed_on_holds_until_both_have_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = Lock::claim(folder.path(), "forwarder").unwrap();
+        let passed = Lock::passed(lock.descriptor().unwrap());
+        drop(lock);
+        assert!(Lock::is_held(folder.path()));
+        drop(passed);
+        assert!(!Lock::is_held(folder.path()));
     }
 
     #[test]

@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use tunnel::io::clock;
 
-pub use record::{Page, Query, Record, What};
+pub use record::{Page, Query, Record, UPGRADE, What};
 pub use shared::Counts;
 
 use crate::metrics::Number;
@@ -100,6 +100,12 @@ impl History {
     /// Waits until what was noted is on the disk, two seconds at most.
     pub fn flush(&self) {
         self.0.0.flush(FLUSH);
+    }
+
+    /// Writes nothing more: another process of the same daemon does. What is noted from now on is in
+    /// memory alone.
+    pub fn close(&self) {
+        self.0.0.close();
     }
 
     /// What is wrong with the files, and how to fix it.

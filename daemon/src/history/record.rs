@@ -22,6 +22,9 @@ pub struct Record {
     pub what: What,
 }
 
+/// The notice of [`What::Stopping`] where a new process has taken over.
+pub const UPGRADE: &str = "upgrade";
+
 /// What happened. No record has a client's address, and none a peer's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::record::What;
+use super::record::{UPGRADE, What};
 use crate::text::bytes;
 
 /// What happened, in one line.
@@ -12,6 +12,9 @@ pub fn line(what: &What) -> String {
         What::Started { version, failed: None } => format!("the daemon started (version {version})"),
         What::Started { version, failed: Some(failed) } => {
             format!("the daemon started (version {version} again, since version {failed} failed)")
+        }
+        What::Stopping { notice: Some(notice) } if notice == UPGRADE => {
+            "the daemon was upgraded in place: a new process goes on, and open flows with it".to_owned()
         }
         What::Stopping { notice: Some(notice) } => format!("the daemon was stopped; announced: {notice}"),
         What::Stopping { notice: None } => "the daemon was stopped".to_owned(),

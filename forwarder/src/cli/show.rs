@@ -50,6 +50,9 @@ pub(super) fn status(report: &Report) -> String {
         report.pending_dials,
         bytes(report.buffer_bytes)
     );
+    if let Some(old) = &report.handover {
+        let _ = writeln!(text, "{}", old.line());
+    }
     for (peer, link) in report.peers.iter().filter_map(|peer| Some((&peer.name, peer.link.as_ref()?))) {
         for line in link.lines() {
             let _ = writeln!(text, "{peer}: {line}");

@@ -61,6 +61,8 @@ pub struct Shared {
     pub is_stopping: AtomicBool,
     /// Why the configuration was not taken when it was last read again.
     pub not_taken: Mutex<Option<String>>,
+    /// Why the last upgrade in place did not happen.
+    pub not_upgraded: Mutex<Option<String>>,
     /// Links that were refused here, by reason.
     pub link_refusals: Mutex<BTreeMap<&'static str, u64>>,
     /// Sent when every name is to be visited from the internet soon.

@@ -23,8 +23,9 @@ pub fn problems(shared: &Shared, policy: &Policy, now: Now) -> Vec<Problem> {
     let edges = shared.edges.load();
     let outages = edges.iter().zip(&policy.peers).filter_map(|(edge, peer)| edge.problem(&peer.endpoint));
     let went_back = shared.operator.went_back().map(|noted| noted.problem("forwarder"));
+    let not_upgraded = shared.not_upgraded.lock().clone();
     let of_each: [(Cause, Vec<String>); 8] = [
-        (Cause::Upgrade, went_back.into_iter().collect()),
+        (Cause::Upgrade, went_back.into_iter().chain(not_upgraded).collect()),
         (Cause::Configuration, not_taken.into_iter().collect()),
         (Cause::PeerDown, outages.collect()),
         (Cause::Clock, clock(shared, now).into_iter().collect()),

@@ -22,7 +22,7 @@ use super::problems::problems;
 use super::{EdgeView, Shared};
 use crate::edge_keys::Keys;
 use crate::link;
-use crate::stats::{Dialled, Dropped, EntryStats};
+use crate::stats::{Dialled, Dropped, EntryStats, OldProcessStats};
 use crate::upstream::{Member, Pool};
 
 /// The version of the documents; grows when a field changes its meaning.
@@ -45,6 +45,9 @@ pub struct Report {
     pub flows: u64,
     /// UDP flows open now.
     pub udp_flows: u64,
+    /// After an upgrade, the process before this one, as long as it has flows.
+    #[serde(default)]
+    pub handover: Option<Handover>,
     /// Dials that are not answered.
     pub pending_dials: u64,
     /// Bytes of flow buffers in use.
@@ -66,6 +69,29 @@ pub struct Report {
     /// What will not work as it may be meant to; nothing is wrong.
     #[serde(default)]
     pub notes: Vec<String>,
+}
+
+/// The process before this one, after an upgrade in place.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Handover {
+    /// Its flows, of either kind.
+    pub flows: u64,
+    /// After how many seconds the last of them ends at the latest.
+    pub seconds: f64,
+}
+
+impl Handover {
+    fn of(old: &OldProcessStats) -> Option<Self> {
+        let seconds = old.ends()?.since(clock::instant()).as_secs_f64();
+        Some(Self { flows: old.flows.load(Ordering::Relaxed), seconds })
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let (flows, seconds) = (self.flows, self.seconds);
+        format!("upgrade: the process before this one has {flows} flows, for at most {seconds:.0} s")
+    }
 }
 
 impl From<Report> for Side {
@@ -236,6 +262,7 @@ pub fn report(shared: &Shared) -> Report {
         health: health(&peers, is_failing, &problems),
         flows: stats.flows.load(Ordering::Relaxed),
         udp_flows: stats.udp_flows.load(Ordering::Relaxed),
+        handover: Handover::of(&stats.old),
         pending_dials: stats.pending_dials.load(Ordering::Relaxed),
         buffer_bytes: stats.buffer_bytes.load(Ordering::Relaxed),
         peers: peers.peers,

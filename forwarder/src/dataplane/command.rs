@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use mio::{Poll, Waker};
 use policy::forwarder::Policy;
+use tokio::sync::oneshot;
 use tunnel::key::PrivateKey;
 use tunnel::node::PeerConfig;
 
@@ -17,6 +18,7 @@ use super::resolve::Resolved;
 use super::{tcp, token, udp};
 use crate::edge_keys::Keys;
 use crate::flow::EdgeId;
+use crate::handover::{Descriptors, Exchange};
 
 /// A request of another thread to the data thread.
 pub enum Command {
@@ -26,6 +28,16 @@ pub enum Command {
     Reload(Box<Change>),
     /// The link to an edge is to be dialled.
     Link(LinkDial),
+    /// The descriptors that a new process needs.
+    Descriptors(oneshot::Sender<io::Result<Descriptors>>),
+    /// Another process takes the tunnels: take no new flows, let existing ones finish for `drain`,
+    /// then reset them.
+    HandOver {
+        /// The socket to that process.
+        exchange: Exchange,
+        /// For how long.
+        drain: Duration,
+    },
     /// Stop: take no new flows, let existing ones finish for `drain`, then reset them.
     Stop {
         /// For how long.

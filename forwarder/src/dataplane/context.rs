@@ -15,6 +15,7 @@ use super::resolve::Resolver;
 use crate::arrivals::Arrivals;
 use crate::datagram::Buffer;
 use crate::flow::FlowKey;
+use crate::handover::{OldProcess, PassedFlow};
 use crate::stats::{Dialled, Dropped, Stats, add};
 use crate::upstream::{self, Pools};
 
@@ -30,6 +31,8 @@ pub(crate) struct Context {
     pub(crate) registry: Registry,
     pub(crate) resolver: Resolver,
     pub(crate) is_stopping: bool,
+    /// The old process, as long as it has flows.
+    pub(crate) old: Option<OldProcess>,
     replies: Bucket,
 }
 
@@ -42,7 +45,15 @@ impl Context {
         resolver: Resolver,
     ) -> Self {
         let replies = Bucket::new(REPLIES.0, REPLIES.1);
-        Self { policy, pools, stats, arrivals, registry, resolver, is_stopping: false, replies }
+        Self { policy, pools, stats, arrivals, registry, resolver, is_stopping: false, old: None, replies }
+    }
+
+    /// Whether the old process has a flow of this key through an edge.
+    pub(crate) fn is_passed(&self, edge: &Edge, protocol: u8, key: &FlowKey) -> bool {
+        self.old
+            .as_ref()
+            .zip(edge.old_id)
+            .is_some_and(|(old, edge)| old.has(&PassedFlow { protocol, key: FlowKey { edge, ..*key } }))
     }
 
     /// Resets a segment that belongs to no flow, within the rate for such replies.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -12,6 +12,7 @@ use daemon::endpoint_name::EndpointName;
 use ipnetwork::IpNetwork;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
+use parking_lot::Mutex;
 use policy::Name;
 use policy::forwarder::Peer;
 use tokio::sync::Notify;
@@ -28,6 +29,7 @@ use super::token;
 use crate::cell::Egress;
 use crate::edge_keys::Keys;
 use crate::flow::{EdgeId, SlotId};
+use crate::handover::{Exchange, Message};
 use crate::network;
 use crate::outage::PathErrors;
 
@@ -66,6 +68,10 @@ pub struct Edge {
     pub keys: KeySwitch,
     /// Flows that wait for room in the send queue.
     pub blocked: BTreeSet<SlotId>,
+    /// Its number in the old process, as long as there is one.
+    pub old_id: Option<EdgeId>,
+    /// The way into the tunnel that the new process has, once this one has handed it over.
+    relay: Option<Relay>,
     options: UdpOptions,
     socket: UdpSocket,
     queue: SendQueue,
@@ -82,19 +88,25 @@ pub struct Edge {
     source: Option<IpAddr>,
 }
 
+/// A tunnel that the new process has.
+struct Relay {
+    exchange: Arc<Mutex<Exchange>>,
+    /// Whether the new process has a session; until then the one of this process is used.
+    is_used: bool,
+}
+
 impl Edge {
-    /// The edge of a `[[peer]]`; its socket is open.
+    /// The edge of a `[[peer]]` with this socket, which can be opened again with these options.
     ///
     /// # Errors
-    /// From the system: the port is taken.
+    /// From the system.
     pub fn open(
         id: EdgeId,
         peer: &Peer,
         (node, keys): (Arc<Node>, Keys),
         mtu: u16,
-        options: UdpOptions,
+        (socket, options): (UdpSocket, UdpOptions),
     ) -> io::Result<Self> {
-        let socket = UdpSocket::open(&options)?;
         let port = socket.local_port()?;
         node.set_listen_port(port);
         report_errors(&socket, true);
@@ -112,6 +124,8 @@ impl Edge {
             mtu: Arc::new(AtomicU16::new(mtu)),
             state: PeerState::Never,
             blocked: BTreeSet::new(),
+            old_id: None,
+            relay: None,
             options,
             socket,
             queue: SendQueue::with_capacity(QUEUE),
@@ -159,6 +173,38 @@ impl Edge {
         self.watch(registry)
     }
 
+    /// The socket, for the new process.
+    ///
+    /// # Errors
+    /// From the system.
+    pub(super) fn descriptor(&self) -> io::Result<OwnedFd> {
+        self.socket.as_fd().try_clone_to_owned()
+    }
+
+    /// Reads no more from the tunnel: the new process does. What is sent leaves as before, until that
+    /// process has a session.
+    pub(super) fn hand_over(&mut self, registry: &Registry, exchange: &Arc<Mutex<Exchange>>) {
+        let fd = self.socket.as_fd().as_raw_fd();
+        if let Err(error) = registry.reregister(&mut SourceFd(&fd), token::edge(self.id), Interest::WRITABLE)
+        {
+            tracing::debug!(peer = %self.name, %error, "the socket that was handed over is watched");
+        }
+        self.is_readable = false;
+        self.relay = Some(Relay { exchange: Arc::clone(exchange), is_used: false });
+    }
+
+    /// The new process has a session: everything is sent by that.
+    pub(super) fn use_relay(&mut self) {
+        self.flush();
+        if let Some(relay) = &mut self.relay {
+            relay.is_used = true;
+        }
+    }
+
+    fn used_relay(&self) -> Option<&Mutex<Exchange>> {
+        self.relay.as_ref().filter(|relay| relay.is_used).map(|relay| &*relay.exchange)
+    }
+
     /// Inner MTU now.
     #[must_use]
     pub fn mtu(&self) -> u16 {
@@ -190,7 +236,7 @@ impl Edge {
 
     /// Remembers what the poll reported; `true` when a queue that was stuck may go on.
     pub fn ready(&mut self, readable: bool, writable: bool) -> bool {
-        self.is_readable |= readable;
+        self.is_readable |= readable && self.relay.is_none();
         writable && std::mem::take(&mut self.is_stuck)
     }
 
@@ -283,21 +329,22 @@ impl Edge {
     /// Whether a super-packet of any size fits into the send queue.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.queue.room() >= SUPER_PACKET
+        match self.used_relay() {
+            Some(exchange) => exchange.lock().has_room(),
+            None => self.queue.room() >= SUPER_PACKET,
+        }
     }
 
     /// Sends one whole packet into the tunnel; dropped, and counted by the node, when it cannot go.
     pub fn send(&mut self, now: Now, mut packet: Vec<u8>) {
-        self.node.handle_inner(
-            now,
-            SuperPacket { bytes: &mut packet, offload: Offload::None },
-            &mut self.queue,
-        );
+        self.outlet(now).send(SuperPacket { bytes: &mut packet, offload: Offload::None });
     }
 
     /// The entrance to this edge's tunnel for a cell.
     pub fn outlet(&mut self, now: Now) -> Outlet<'_> {
-        Outlet { node: &self.node, queue: &mut self.queue, now }
+        let relay = self.relay.as_ref().filter(|relay| relay.is_used);
+        let relay = relay.map(|relay| (self.id, &*relay.exchange));
+        Outlet { node: &self.node, queue: &mut self.queue, relay, now }
     }
 
     /// Our address of the family of `of`, if this edge's tunnel has one.
@@ -342,15 +389,24 @@ fn report_errors(socket: &UdpSocket, on: bool) {
 pub struct Outlet<'a> {
     node: &'a Node,
     queue: &'a mut SendQueue,
+    relay: Option<(EdgeId, &'a Mutex<Exchange>)>,
     now: Now,
 }
 
 impl Egress for Outlet<'_> {
     fn is_ready(&self) -> bool {
-        self.queue.room() >= SUPER_PACKET
+        match self.relay {
+            Some((_, exchange)) => exchange.lock().has_room(),
+            None => self.queue.room() >= SUPER_PACKET,
+        }
     }
 
     fn send(&mut self, packet: SuperPacket<'_>) {
+        if let Some((edge, exchange)) = self.relay {
+            let SuperPacket { bytes, offload } = packet;
+            exchange.lock().send_packet(&Message::Packet { edge, offload, bytes });
+            return;
+        }
         if let Verdict::Drop(reason) = self.node.handle_inner(self.now, packet, self.queue) {
             tracing::trace!(reason = reason.label(), "cell packet dropped");
         }

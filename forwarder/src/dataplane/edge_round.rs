@@ -3,12 +3,14 @@
 use std::sync::atomic::Ordering;
 
 use mio::Registry;
+use parking_lot::Mutex;
 use tunnel::node::{Event, PeerState, RecoveryStep};
 use tunnel::time::Now;
 
 use super::edge::Edge;
 use super::flows::Flows;
 use crate::control::problems;
+use crate::handover::{Exchange, Message};
 use crate::state::MarkWriter;
 
 /// One round of the edges, at one moment.
@@ -17,6 +19,8 @@ pub(super) struct EdgeRound<'a> {
     pub(super) registry: &'a Registry,
     pub(super) flows: &'a mut Flows,
     pub(super) state: &'a MarkWriter,
+    /// The socket to the old process, as long as that has flows.
+    pub(super) old: Option<&'a Mutex<Exchange>>,
 }
 
 impl EdgeRound<'_> {
@@ -59,6 +63,9 @@ impl EdgeRound<'_> {
                 edge.keys.handle_session(&edge.name);
                 edge.endpoint_name.handle_reply();
                 self.flows.tcp(self.now).resume(edge.id);
+                if let (Some(old), Some(id)) = (self.old, edge.old_id) {
+                    old.lock().send(&Message::Session(id));
+                }
             }
             Event::PathMtu { mtu, .. } => {
                 tracing::info!(peer = %edge.name, mtu, "path MTU discovered");

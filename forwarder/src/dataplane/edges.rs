@@ -40,6 +40,11 @@ impl Edges {
         self.edges.iter().find(|edge| edge.name == *name).map(|edge| edge.id)
     }
 
+    /// The edge that has this number in the old process.
+    pub(crate) fn find_old(&mut self, id: EdgeId) -> Option<&mut Edge> {
+        self.edges.iter_mut().find(|edge| edge.old_id == Some(id))
+    }
+
     /// All of them.
     pub(crate) fn iter(&self) -> slice::Iter<'_, Edge> {
         self.edges.iter()

@@ -17,7 +17,8 @@ use super::edges::Edges;
 use super::owner::Owner;
 use super::tcp::{TcpFlows, TcpHandler};
 use super::udp::{self, UdpFlows, UdpHandler};
-use crate::flow::EdgeId;
+use crate::flow::{EdgeId, FlowKey};
+use crate::handover::{OldProcess, PassedFlow};
 use crate::stats::{Dropped, add};
 use crate::upstream::{Lease, Member};
 
@@ -162,6 +163,33 @@ impl Flows {
         self.context.is_stopping = true;
     }
 
+    /// The flows that go on here while another process has the tunnels; from now on
+    /// [`Self::take_ended`] has those that end.
+    pub(super) fn pass(&mut self) -> Vec<PassedFlow> {
+        let (tcp, udp) = (self.tcp.pass(), self.udp.pass(&self.context.registry));
+        passed(tcp, udp)
+    }
+
+    /// The flows that ended since the last call.
+    pub(super) fn take_ended(&mut self) -> Vec<PassedFlow> {
+        passed(self.tcp.take_ended(), self.udp.take_ended())
+    }
+
+    /// Flows of either kind that are open or being dialled.
+    pub(super) fn all_active(&self) -> usize {
+        self.tcp.active() + self.udp.active()
+    }
+
+    /// The UDP listeners.
+    pub(super) fn udp_listeners(&self) -> impl Iterator<Item = &udp::Listener> {
+        self.udp.listeners()
+    }
+
+    /// The old process, as long as it has flows.
+    pub(super) const fn old(&mut self) -> &mut Option<OldProcess> {
+        &mut self.context.old
+    }
+
     /// Applies a new configuration. The flows of upstreams that left it go on for
     /// `[limits] drain`.
     pub(super) fn adopt(&mut self, now: Now, policy: Arc<Policy>) {
@@ -202,4 +230,9 @@ impl Flows {
         self.tcp.publish(&self.context.stats);
         self.udp.publish(&self.context.stats);
     }
+}
+
+fn passed(tcp: Vec<FlowKey>, udp: Vec<FlowKey>) -> Vec<PassedFlow> {
+    let of = |protocol| move |key| PassedFlow { protocol, key };
+    tcp.into_iter().map(of(protocol::TCP)).chain(udp.into_iter().map(of(protocol::UDP))).collect()
 }

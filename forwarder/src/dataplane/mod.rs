@@ -10,6 +10,7 @@ pub mod edge;
 mod edge_round;
 mod edges;
 mod flows;
+mod handover;
 pub mod key_switch;
 mod owner;
 mod reload;
@@ -49,6 +50,7 @@ use edge::Edge;
 use edge_round::EdgeRound;
 use edges::Edges;
 use flows::Flows;
+use handover::Other;
 pub use owner::Owner;
 use resolve::{Requester, Resolved, Resolver};
 use token::Source;
@@ -98,6 +100,8 @@ pub struct DataPlane {
     network: Option<Watch>,
     waiting: Waiting,
     heartbeat: Arc<Heartbeat>,
+    /// The other process of this forwarder, while an upgrade is under way.
+    other: Option<Other>,
 }
 
 /// What a data plane begins with.
@@ -160,6 +164,7 @@ impl DataPlane {
             network,
             waiting,
             heartbeat: Arc::new(Heartbeat::new(DATA_THREAD)),
+            other: None,
         })
     }
 
@@ -213,6 +218,7 @@ impl DataPlane {
         }
         self.handle_network_change(now);
         let mut again = self.receive(now);
+        again |= self.exchange(now);
         for listener in &mut self.listeners {
             again |= listener.accept(self.flows.tcp(now), &mut self.edges);
         }
@@ -236,6 +242,7 @@ impl DataPlane {
                     network.handle_ready(now.instant);
                 }
             }
+            Some(Source::Exchange) => self.other.iter().for_each(|other| other.ready(ready)),
             Some(Source::Edge(id)) => self.edge_ready(id, ready),
             Some(Source::Listener(index)) => {
                 if let Some(listener) = self.listeners.get_mut(index) {
@@ -268,7 +275,7 @@ impl DataPlane {
 
     /// Receives from every edge that has something and gives the packets to the flows.
     fn receive(&mut self, now: Now) -> bool {
-        let mut more = false;
+        let (mut more, other) = (false, self.other.as_ref());
         for edge in self.edges.iter_mut() {
             for _ in 0..RECEIVES {
                 if !edge.is_readable() || !edge.receive(&mut self.batch) {
@@ -278,11 +285,13 @@ impl DataPlane {
                     // A message of many flows holds little that can be joined: the next may not
                     // fit.
                     if !self.inlet.has_room() {
-                        hand_over(now, &mut self.inlet, &mut self.flows, edge);
+                        carry(now, &mut self.inlet, &mut self.flows, edge, other);
                     }
-                    edge.handle_received(now, received, &mut self.inlet);
+                    if !other.is_some_and(|other| other.pass_datagrams(now, edge, &received)) {
+                        edge.handle_received(now, received, &mut self.inlet);
+                    }
                 }
-                hand_over(now, &mut self.inlet, &mut self.flows, edge);
+                carry(now, &mut self.inlet, &mut self.flows, edge, other);
             }
             more |= edge.is_readable();
         }
@@ -290,8 +299,12 @@ impl DataPlane {
     }
 
     fn run_edges(&mut self, now: Now) {
+        if self.has_handed_over() {
+            return self.edges.iter_mut().for_each(Edge::flush);
+        }
         let (registry, flows, state) = (self.poll.registry(), &mut self.flows, &self.state);
-        let mut round = EdgeRound { now, registry, flows, state };
+        let old = self.other.as_ref().and_then(Other::old);
+        let mut round = EdgeRound { now, registry, flows, state, old };
         for edge in self.edges.iter_mut() {
             round.run(edge);
             edge.flush();
@@ -304,6 +317,8 @@ impl DataPlane {
                 Command::Resolved(resolved) => self.handle_resolved(now, resolved),
                 Command::Reload(change) => self.reload(now, *change),
                 Command::Link(dial) => self.dial_link(now, dial),
+                Command::Descriptors(reply) => drop(reply.send(self.descriptors())),
+                Command::HandOver { exchange, drain } => self.hand_over(now, exchange, drain),
                 Command::Stop { drain } => self.stop(now, drain),
             }
         }
@@ -322,6 +337,9 @@ impl DataPlane {
     }
 
     fn handle_endpoint(&mut self, now: Now, id: EdgeId, addresses: &[SocketAddr]) {
+        if self.has_handed_over() {
+            return;
+        }
         let Some(edge) = self.edges.get_mut(id) else { return };
         let current = edge.endpoint(now);
         match edge.endpoint_name.handle_resolved(now, addresses, current) {
@@ -354,6 +372,13 @@ impl DataPlane {
     }
 
     fn stop(&mut self, now: Now, drain: Duration) {
+        if self.has_handed_over() {
+            // Its flows have their time already.
+            if let Some(stop) = self.stop.as_mut().filter(|_| drain.is_zero()) {
+                stop.flows_end = now.instant;
+            }
+            return;
+        }
         let flows = self.flows.active();
         tracing::info!(flows, seconds = drain.as_secs(), "stopping: flows may finish");
         self.flows.stop();
@@ -372,8 +397,9 @@ impl DataPlane {
         if stop.links_end.take_if(|at| *at <= now.instant).is_some() {
             self.reset(now, |owner| *owner == Owner::Link);
         }
-        let active = self.flows.active();
+        let active = self.awaited();
         if active == 0 {
+            self.finish_exchange();
             return true;
         }
         if self.stop.as_ref().is_some_and(|stop| now.instant < stop.flows_end) {
@@ -381,6 +407,7 @@ impl DataPlane {
         }
         tracing::info!(flows = active, "resetting the flows that did not finish");
         self.reset(now, |_| true);
+        self.finish_exchange();
         true
     }
 
@@ -394,6 +421,9 @@ impl DataPlane {
 
     /// The machine slept: every session is tried at once.
     fn wake_up(&mut self, now: Now) {
+        if self.has_handed_over() {
+            return;
+        }
         tracing::info!("the machine slept, trying every peer at once");
         for edge in self.edges.iter_mut() {
             edge.update_source();
@@ -420,11 +450,12 @@ impl DataPlane {
 
     /// How long to wait when nothing happens.
     fn sleep(&self, now: Now) -> Duration {
-        let nodes = self.edges.iter().filter_map(|edge| edge.node.poll_timeout());
-        let names = self.edges.iter().filter_map(|edge| edge.endpoint_name.deadline());
+        let edges = || self.edges.iter().filter(|_| !self.has_handed_over());
+        let nodes = edges().filter_map(|edge| edge.node.poll_timeout());
+        let names = edges().filter_map(|edge| edge.endpoint_name.deadline());
         let listeners = self.listeners.iter().filter_map(tcp::Listener::deadline);
         let network = self.network.as_ref().and_then(Watch::deadline);
-        let keys = self.edges.iter().filter_map(|edge| edge.keys.poll_timeout(&edge.node));
+        let keys = edges().filter_map(|edge| edge.keys.poll_timeout(&edge.node));
         let next = nodes
             .chain(names)
             .chain(keys)
@@ -437,9 +468,12 @@ impl DataPlane {
     }
 }
 
-/// Gives everything that was joined to the flows.
-fn hand_over(now: Now, inlet: &mut Coalescer, flows: &mut Flows, edge: &mut Edge) {
+/// Gives everything that was joined to the flows, those of the old process included.
+fn carry(now: Now, inlet: &mut Coalescer, flows: &mut Flows, edge: &mut Edge, other: Option<&Other>) {
     while let Some((_, packet)) = inlet.poll_packet() {
-        flows.handle_packet(now, edge, packet);
+        let is_passed = other.is_some_and(|other| other.pass_packet(flows.old().as_ref(), edge, &packet));
+        if !is_passed {
+            flows.handle_packet(now, edge, packet);
+        }
     }
 }

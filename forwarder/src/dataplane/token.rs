@@ -14,6 +14,8 @@ pub(super) enum Source {
     Waker,
     /// The system reports a change of the network.
     Network,
+    /// The socket between the old process and the new one.
+    Exchange,
     /// The socket of this edge.
     Edge(EdgeId),
     /// The listener of this index.
@@ -31,6 +33,9 @@ pub(super) const WAKER: Token = Token(0);
 
 /// The token of the socket that reports changes of the network.
 pub(super) const NETWORK: Token = Token(1);
+
+/// The token of the socket between the old process and the new one.
+pub(super) const EXCHANGE: Token = Token(2);
 
 /// The token of an edge's socket.
 #[must_use]
@@ -68,6 +73,7 @@ pub(super) const fn source(token: Token) -> Option<Source> {
     let number = token.0 & ((1 << KIND_SHIFT) - 1);
     match token.0 >> KIND_SHIFT {
         0 if number == 1 => Some(Source::Network),
+        0 if number == 2 => Some(Source::Exchange),
         0 => Some(Source::Waker),
         1 => Some(Source::Edge(EdgeId((number & 0xffff_ffff) as u32))),
         2 => Some(Source::Listener(number)),
@@ -88,6 +94,7 @@ mod tests {
         for (token, expected) in [
             (WAKER, Source::Waker),
             (NETWORK, Source::Network),
+            (EXCHANGE, Source::Exchange),
             (edge(EdgeId(3)), Source::Edge(EdgeId(3))),
             (listener(70_000), Source::Listener(70_000)),
             (flow(id), Source::Flow(id)),

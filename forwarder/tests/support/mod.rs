@@ -11,6 +11,7 @@ use forwarder::cell::{Cell, Egress, Path, SCRATCH, Settings};
 use forwarder::config;
 use forwarder::dataplane::{Command, Commands, DataPlane, Inbox, Parts};
 use forwarder::flow::EdgeIds;
+use forwarder::handover::Descriptors;
 use forwarder::setup;
 use forwarder::state::MarkWriter;
 use forwarder::stats::Stats;
@@ -55,8 +56,15 @@ impl Daemon {
         let pools = Arc::new(Pools::new(&loaded.policy));
         let arrivals = Arc::<Arrivals>::default();
         let parts = Parts {
-            edges: setup::edges(&loaded, &mut EdgeIds::default(), watermark, backend).unwrap(),
-            listeners: setup::listeners(setup::listened(&loaded.policy)).unwrap(),
+            edges: setup::edges(
+                &loaded,
+                &mut EdgeIds::default(),
+                (watermark, backend),
+                &mut Descriptors::default(),
+            )
+            .unwrap(),
+            listeners: setup::listeners(setup::listened(&loaded.policy), &mut Descriptors::default())
+                .unwrap(),
             stats: Arc::clone(&stats),
             pools: Arc::clone(&pools),
             arrivals: Arc::clone(&arrivals),

@@ -46,6 +46,8 @@ pub struct Site<'lab> {
     pub as_unit: bool,
     /// The release of the edge's programs and of the origin's.
     pub releases: [Release; 2],
+    /// The file of the origin's daemon, where it is another than the release's.
+    pub forwarder_program: Option<PathBuf>,
     /// Further environment variables of the edge's daemon and of the origin's.
     pub environment: [Vec<(String, String)>; 2],
     /// The edge's daemon, once started.
@@ -117,6 +119,7 @@ impl<'lab> Site<'lab> {
             forwarder_config,
             as_unit: false,
             releases: [Release::This; 2],
+            forwarder_program: None,
             environment: [Vec::new(), Vec::new()],
             gateway: None,
             forwarder: None,
@@ -163,7 +166,8 @@ impl<'lab> Site<'lab> {
     pub fn start_forwarder(&mut self) -> Result<()> {
         self.forwarder_config.write()?;
         self.give_origin_away()?;
-        let command = self.origin.command(self.of_origin("forwarder")?);
+        let program = self.forwarder_program.clone().map_or_else(|| self.of_origin("forwarder"), Ok)?;
+        let command = self.origin.command(program);
         let [_, environment] = &self.environment;
         let command = environment.iter().fold(command, |command, (name, value)| command.env(name, value));
         let command = self.as_forwarder(command.arg("--config").arg(self.forwarder_config.path()));

@@ -13,6 +13,16 @@ use crate::time::Now;
 use crate::transmit::SendQueue;
 
 impl Node {
+    /// Whether a received message is for this node, as far as can be seen: not when its first datagram
+    /// is data for a session of another.
+    #[must_use]
+    pub fn may_take(&self, message: &[u8]) -> bool {
+        match message.first_chunk().map(|start| Message::classify_data(start)) {
+            Some(Some(receiver)) => self.table.load().by_index(receiver).is_some(),
+            Some(None) | None => true,
+        }
+    }
+
     /// Takes one received message: decrypted packets go to `sink`, replies (handshakes, cookies,
     /// keepalives) to `out`.
     ///

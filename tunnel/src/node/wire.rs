@@ -55,6 +55,11 @@ impl Message {
             _ => None,
         }
     }
+
+    /// The receiver of a data message that begins so, whatever its length.
+    pub(super) fn classify_data(start: &[u8; 8]) -> Option<u32> {
+        (word(start, 0)? == 4).then(|| word(start, 4)).flatten()
+    }
 }
 
 /// The sender index of a handshake message.

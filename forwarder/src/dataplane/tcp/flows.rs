@@ -7,8 +7,8 @@ use super::admission::TcpAdmission;
 use super::dial::Dial;
 use super::table::Table;
 use crate::cell::{Ending, SCRATCH, Settings};
-use crate::flow::SlotId;
 use crate::flow::ports::Ports;
+use crate::flow::{FlowKey, SlotId};
 use crate::stats::{Dialled, Stats, add};
 
 /// The TCP flows, their admission, the ports of those that began here, and the cells' working
@@ -40,6 +40,16 @@ impl TcpFlows {
     /// Flows that are open or being dialled.
     pub(crate) fn active(&self) -> usize {
         self.table.active()
+    }
+
+    /// The keys of the flows that are not over; from now on [`Self::take_ended`] has those that end.
+    pub(crate) fn pass(&mut self) -> Vec<FlowKey> {
+        self.table.pass()
+    }
+
+    /// The flows that ended since the last call.
+    pub(crate) fn take_ended(&mut self) -> Vec<FlowKey> {
+        self.table.take_ended()
     }
 
     /// When the next timer of a flow is due.

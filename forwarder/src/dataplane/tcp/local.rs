@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use policy::forwarder::SourcePort;
+use tunnel::packet::protocol;
 
 use super::flow::Flow;
 use super::handler::TcpHandler;
@@ -59,7 +60,8 @@ impl TcpHandler<'_> {
         let local = SocketAddr::new(edge.address_like(flow.target.ip())?, 0);
         let settings = self.flows.settings(edge.mtu()).filter(|_| !self.context.is_stopping)?;
         let table = &self.flows.table.flows;
-        let in_use = |key: &FlowKey| table.find(key).is_some();
+        let context = &*self.context;
+        let in_use = |key: &FlowKey| table.find(key).is_some() || context.is_passed(edge, protocol::TCP, key);
         let ends = (local, flow.target);
         let key = self.flows.ports.allocate(now, edge.id, ends, flow.source_port, in_use)?;
         if flow.owner != Owner::Link {

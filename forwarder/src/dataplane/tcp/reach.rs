@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,6 +49,24 @@ impl Listener {
     pub fn bind(reach: Reach) -> io::Result<Self> {
         let socket = TcpListener::bind(reach.listen)?;
         Ok(Self { reach, edge: None, socket, is_ready: true, rests_until: None, held: Vec::new() })
+    }
+
+    /// Takes the socket of an old process that listened on the entry's address.
+    #[must_use]
+    pub fn from_fd(reach: Reach, descriptor: OwnedFd) -> Self {
+        let socket = TcpListener::from_std(descriptor.into());
+        Self { reach, edge: None, socket, is_ready: true, rests_until: None, held: Vec::new() }
+    }
+
+    /// The socket and where it listens, for the new process.
+    pub(crate) fn descriptor(&self) -> io::Result<(SocketAddr, OwnedFd)> {
+        Ok((self.address()?, self.socket.as_fd().try_clone_to_owned()?))
+    }
+
+    /// Accepts nothing more.
+    pub(crate) fn unwatch(&mut self, registry: &Registry) {
+        // One that is not watched is not accepted from either.
+        let _ = registry.deregister(&mut self.socket);
     }
 
     /// Where it listens.

@@ -24,6 +24,8 @@ pub(super) struct Table {
     pub(super) deadlines: Deadlines<SlotId>,
     /// Flows that wait for their turn, each once.
     pub(super) queue: VecDeque<SlotId>,
+    /// Flows that ended, once that is noted.
+    ended: Option<Vec<FlowKey>>,
     lingering: usize,
 }
 
@@ -34,6 +36,7 @@ impl Table {
             flows: FlowTable::new(limit as usize + MAX_LINGERING),
             deadlines: Deadlines::new(),
             queue: VecDeque::new(),
+            ended: None,
             lingering: 0,
         }
     }
@@ -76,15 +79,38 @@ impl Table {
         self.open_mut(id)?;
         let (key, Flow::Open(mut open)) = self.flows.remove(id)? else { return None };
         self.deadlines.disarm(id, &mut open.armed);
+        self.note_end(key);
         Some((key, open))
     }
 
     /// Takes a dial and its timer out.
     pub(super) fn take_dial(&mut self, id: SlotId) -> Option<Box<Dial>> {
         self.dial_mut(id)?;
-        let (_, Flow::Dial(mut dial)) = self.flows.remove(id)? else { return None };
+        let (key, Flow::Dial(mut dial)) = self.flows.remove(id)? else { return None };
         self.deadlines.disarm(id, &mut dial.armed);
+        self.note_end(key);
         Some(dial)
+    }
+
+    fn note_end(&mut self, key: FlowKey) {
+        self.ended.iter_mut().for_each(|ended| ended.push(key));
+    }
+
+    /// The keys of the flows that are not over; from now on [`Self::take_ended`] has those that end.
+    pub(super) fn pass(&mut self) -> Vec<FlowKey> {
+        self.ended = Some(Vec::new());
+        let mut keys = Vec::new();
+        for id in self.ids() {
+            if let Some((key, Flow::Open(_) | Flow::Dial(_))) = self.flows.get_mut(id) {
+                keys.push(*key);
+            }
+        }
+        keys
+    }
+
+    /// The flows that ended since the last call.
+    pub(super) fn take_ended(&mut self) -> Vec<FlowKey> {
+        self.ended.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Remembers a finished flow for a while, if there is room: its next sequence number and what

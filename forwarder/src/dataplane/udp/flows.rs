@@ -44,6 +44,8 @@ pub(crate) struct UdpFlows {
     /// The flows of local clients, by listener and address.
     pub(super) clients: HashMap<(u32, SocketAddr), SlotId>,
     lifetime: Duration,
+    /// Flows that ended, once that is noted.
+    ended: Option<Vec<FlowKey>>,
 }
 
 impl UdpFlows {
@@ -62,6 +64,7 @@ impl UdpFlows {
             next_listener: 0,
             clients: HashMap::new(),
             lifetime: limits.udp_timeout,
+            ended: None,
         }
     }
 
@@ -113,6 +116,30 @@ impl UdpFlows {
                 true
             })
         });
+    }
+
+    /// The keys of all flows; from now on [`Self::take_ended`] has those that end. Nothing more is
+    /// read from the listeners, by which replies are still sent.
+    pub(crate) fn pass(&mut self, registry: &Registry) -> Vec<FlowKey> {
+        self.ended = Some(Vec::new());
+        self.listeners.values_mut().for_each(|listener| listener.unwatch(registry));
+        let ids: Vec<_> = self.table.ids().collect();
+        ids.into_iter().filter_map(|id| self.table.get_mut(id).map(|(key, _)| *key)).collect()
+    }
+
+    /// The flows that ended since the last call.
+    pub(crate) fn take_ended(&mut self) -> Vec<FlowKey> {
+        self.ended.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Flows that are open.
+    pub(crate) const fn active(&self) -> usize {
+        self.quota.total() as usize
+    }
+
+    /// The listeners.
+    pub(crate) fn listeners(&self) -> impl Iterator<Item = &Listener> {
+        self.listeners.values()
     }
 
     /// The poll reports that datagrams wait at a listener.
@@ -206,6 +233,7 @@ impl UdpFlows {
         let deadlines = if flow.is_proven { &mut self.proven } else { &mut self.unproven };
         deadlines.disarm(id, &mut flow.armed);
         self.quota.release(flow.owner.client());
+        self.ended.iter_mut().for_each(|ended| ended.push(key));
         if let Side::Listener { listener, client } = flow.side {
             self.clients.remove(&(listener, client));
             self.ports.release(now, key);

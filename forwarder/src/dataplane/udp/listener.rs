@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use mio::net::UdpSocket;
 use mio::{Interest, Registry};
@@ -31,6 +32,13 @@ impl Listener {
         Ok(Self { reach, edge: None, socket, is_ready: true })
     }
 
+    /// Takes the socket of an old process that listened on the entry's address.
+    #[must_use]
+    pub fn from_fd(reach: Reach, descriptor: OwnedFd) -> Self {
+        let socket = UdpSocket::from_std(descriptor.into());
+        Self { reach, edge: None, socket, is_ready: true }
+    }
+
     /// Watches it under this number, and finds its edge.
     pub(super) fn watch(&mut self, registry: &Registry, number: u32, edges: &Edges) -> io::Result<()> {
         self.find_edge(edges);
@@ -40,6 +48,18 @@ impl Listener {
     /// Finds its edge, which may be another of the same name.
     pub(super) fn find_edge(&mut self, edges: &Edges) {
         self.edge = edges.find(&self.reach.peer);
+    }
+
+    /// Reads nothing more.
+    pub(super) fn unwatch(&mut self, registry: &Registry) {
+        self.is_ready = false;
+        // One that is not watched is not read either.
+        let _ = registry.deregister(&mut self.socket);
+    }
+
+    /// The socket and where it listens, for the new process.
+    pub(crate) fn descriptor(&self) -> io::Result<(SocketAddr, OwnedFd)> {
+        Ok((self.socket.local_addr()?, self.socket.as_fd().try_clone_to_owned()?))
     }
 
     pub(super) fn send(&self, payload: &[u8], client: SocketAddr) -> io::Result<usize> {

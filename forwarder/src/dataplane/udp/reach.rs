@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use tunnel::node::PeerState;
+use tunnel::packet::protocol;
 use tunnel::time::Now;
 
 use super::flow::{Side, UdpFlow};
@@ -78,7 +79,7 @@ impl ListenerReader<'_> {
         let local = SocketAddr::new(edge.address_like(reach.target.ip())?, 0);
         flows.take_quota(now, None, all_stats)?;
         let table = &flows.table;
-        let in_use = |key: &_| table.find(key).is_some();
+        let in_use = |key: &_| table.find(key).is_some() || self.context.is_passed(edge, protocol::UDP, key);
         let ends = (local, reach.target);
         let key = flows.ports.allocate(now, edge.id, ends, reach.source_port, in_use);
         stats.dialled(if key.is_some() { Dialled::Connected } else { Dialled::Exhausted });

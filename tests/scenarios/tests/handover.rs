@@ -1,0 +1,296 @@
+//! The origin is upgraded in place, while flows of every kind are carried.
+
+// Figures are printed; a JSON value has an answer to any index.
+#![allow(clippy::print_stdout, clippy::indexing_slicing)]
+
+use std::fs;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use lab::{Lab, Node, Topology, full_counts, scenario, until};
+use scenarios::{Crowd, EchoService, Site, download, raise_descriptors, serve_bulk, upload};
+use serde_json::Value;
+
+const BULK: &str = "192.0.2.2:5001";
+const ECHO: &str = "192.0.2.2:5002";
+const DATAGRAMS: &str = "192.0.2.2:5353";
+/// How long an upgrade and everything after it may take.
+const LIMIT: Duration = Duration::from_secs(30);
+/// What each of many transfers carries.
+const CHUNK: u64 = 4 << 20;
+
+#[test]
+fn flows_of_every_kind_continue_over_upgrades_of_the_origin() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        let (flows, rounds, long) =
+            if full_counts() { (1_000, 20, 1_000 << 20) } else { (100, 2, 100 << 20) };
+        raise_descriptors(2 * flows + 500)?;
+        let mut origin = Origin::start(lab)?;
+        let client = lab.node("client")?;
+        for round in 0..rounds {
+            let crowd = Crowd::connect(&client, ECHO, flows)?;
+            crowd.handle_round(LIMIT)?;
+            let (ending, progress) = (AtomicBool::new(false), AtomicBool::new(false));
+            let took = thread::scope(|scope| {
+                let long = [
+                    scope.spawn(|| download(&client, BULK, long).map(drop)),
+                    scope.spawn(|| upload(&client, BULK, long).map(drop)),
+                ];
+                let new = scope.spawn(|| new_flows(&client, &ending, &progress));
+                let upgraded =
+                    until(LIMIT, "a first flow", || Ok(progress.load(Ordering::Relaxed).then_some(())))
+                        .and_then(|()| origin.upgrade());
+                let seen = upgraded.and_then(|took| {
+                    let old = origin.old()?.context("no old process")?;
+                    ensure!(old["flows"].as_u64() >= Some(flows as u64), "{old}");
+                    crowd.handle_round(LIMIT).map(|longest| (took, longest))
+                });
+                ending.store(true, Ordering::Relaxed);
+                for transfer in long {
+                    transfer
+                        .join()
+                        .map_err(|_| anyhow!("a transfer panicked"))?
+                        .context("a long transfer")?;
+                }
+                let opened = new.join().map_err(|_| anyhow!("new flows panicked"))?.context("a new flow")?;
+                seen.map(|(took, longest)| {
+                    println!(
+                        "upgrade {round}: {took:?} to ready, the longest exchange of {flows}: {longest:?}, {opened} \
+                         new flows meanwhile"
+                    );
+                })
+            });
+            took.with_context(|| format!("upgrade {round}"))?;
+            drop(crowd);
+            origin.wait_for_the_end_of_the_old_process()?;
+        }
+        ensure!(origin.site.peer_field("/state")? == "up");
+        let history = origin.site.edge.command(lab::binary("causeway")?).args(["history", "--since", "10m"]);
+        let history = history.run()?;
+        for state in ["stale", "down"] {
+            let outage = format!("the tunnel with wroclaw is {state}");
+            ensure!(!history.contains(&outage), "the edge took an upgrade for an outage:\n{history}");
+        }
+        let command = origin.site.origin.command(lab::binary("causeway")?).args(["history", "--config"]);
+        let history = command.arg(origin.site.forwarder_config.path()).run()?;
+        ensure!(history.contains("the daemon was upgraded in place: a new process goes on"), "{history}");
+        Ok(())
+    })
+}
+
+#[test]
+fn an_upgrade_waits_for_the_process_before_and_datagrams_keep_their_flow_until_it_ends() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        let mut origin = Origin::start(lab)?;
+        let client = lab.node("client")?;
+        let service = origin.site.origin.udp_socket("127.0.0.1:5353")?;
+        let datagrams = client.udp_socket("203.0.113.10:0")?;
+        datagrams.connect(DATAGRAMS)?;
+        let first = question(&datagrams, &service, b"question")?;
+        let crowd = Crowd::connect(&client, ECHO, 20)?;
+        crowd.handle_round(LIMIT)?;
+        origin.upgrade()?;
+        // Whole, and in fragments.
+        ensure!(question(&datagrams, &service, b"question")? == first, "the upstream sees another port");
+        ensure!(question(&datagrams, &service, &[7; 4_000])? == first, "the upstream sees another port");
+        // The link to the edge was one more, for a moment.
+        until(LIMIT, "20 flows of TCP and one of UDP", || {
+            let metrics = origin.site.origin.run("curl -s http://127.0.0.1:9587/metrics")?;
+            Ok(metrics.contains("\nforwarder_handover_flows 21\n").then_some(()))
+        })?;
+
+        // Nothing is begun while there is an old process; nothing is lost either.
+        origin.ask_for_an_upgrade()?;
+        origin
+            .site
+            .forwarder()?
+            .wait_for_log("the upgrade waits for the end of the process before", LIMIT)?;
+        crowd.handle_round(LIMIT)?;
+        drop(crowd);
+        // The UDP flow has no end: the time of the old process is over.
+        origin.wait_for_the_new_process()?;
+        origin.wait_for_the_end_of_the_old_process()?;
+        ensure!(question(&datagrams, &service, b"question")? != first, "a flow of a process that is gone");
+        download(&client, BULK, CHUNK).map(drop)
+    })
+}
+
+#[test]
+fn a_new_version_that_ends_or_hangs_changes_nothing_and_is_shown() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        lab.expect_warning("the upgrade did not happen");
+        let mut origin = Origin::start(lab)?;
+        let client = lab.node("client")?;
+        let crowd = Crowd::connect(&client, ECHO, 20)?;
+        let works = fs::read(&origin.program)?;
+        for (text, why) in
+            [("exit 1", "ended before it was ready"), ("exec sleep 600", "was not ready within 10 s")]
+        {
+            origin.install(format!("#!/bin/sh\n{text}\n").as_bytes())?;
+            origin.ask_for_an_upgrade()?;
+            origin.site.forwarder()?.wait_for_log(why, LIMIT)?;
+            crowd.handle_round(LIMIT)?;
+            let status = origin.site.ask_forwarder(&["status"])?.output()?;
+            let status = String::from_utf8_lossy(&status.stdout).into_owned();
+            ensure!(
+                status.contains("the upgrade did not happen, and version") && status.contains(why),
+                "{status}"
+            );
+        }
+        ensure!(!origin.site.origin.run("ps -e -o args")?.contains("sleep 600"), "it still runs");
+
+        // One that refuses the configuration says why, and leaves the control socket where it is.
+        origin.install(&works)?;
+        let config = origin.site.forwarder_config.path().clone();
+        let right = fs::read_to_string(&config)?;
+        fs::write(&config, right.replace("127.0.0.1:5002\"", "127.0.0.1:0x\""))?;
+        origin.ask_for_an_upgrade()?;
+        origin.site.forwarder()?.wait_for_log("forwarder.toml:", LIMIT)?;
+        crowd.handle_round(LIMIT)?;
+        origin.site.ask_forwarder(&["status"])?.output()?;
+        fs::write(&config, right)?;
+
+        origin.upgrade()?;
+        crowd.handle_round(LIMIT)?;
+        let status = origin.site.ask_forwarder(&["status"])?.output()?;
+        let status = String::from_utf8_lossy(&status.stdout).into_owned();
+        ensure!(!status.contains("the upgrade did not happen"), "{status}");
+        ensure!(status.contains("upgrade: the process before this one has "), "{status}");
+        Ok(())
+    })
+}
+
+/// The worked example, whose origin runs an installed program under something that takes systemd's
+/// place.
+struct Origin<'l> {
+    site: Site<'l>,
+    program: PathBuf,
+    systemd: UnixDatagram,
+    /// The main process, as systemd knows it.
+    main: String,
+    _echo: EchoService,
+    _bulk: lab::TcpServer,
+}
+
+impl<'l> Origin<'l> {
+    fn start(lab: &'l Lab) -> Result<Self> {
+        let mut site = Site::new(lab)?;
+        for (name, port, protocol) in [("echo", 5002, "tcp"), ("datagrams", 5353, "udp")] {
+            site.gateway_config.append(&format!(
+                "[[publish]]\nname = \"{name}\"\nprotocol = [\"{protocol}\"]\nlisten = \"{port}\"\n\
+                 target = \"192.168.88.2:{port}\""
+            ));
+            site.forwarder_config.append(&format!(
+                "[[service]]\nname = \"{name}\"\nprotocol = [\"{protocol}\"]\nmatch = \"192.168.88.2:{port}\"\n\
+                 upstream = \"127.0.0.1:{port}\""
+            ));
+        }
+        let drain = if full_counts() { 60 } else { 6 };
+        site.forwarder_config.append(&format!(
+            "[limits]\nflows_per_client = 4096\npending_per_client = 1024\ndrain = \"{drain}s\""
+        ));
+        let program = site.origin.directory().join("forwarder");
+        fs::copy(lab::binary("forwarder")?, &program)?;
+        let path = site.origin.directory().join("notify");
+        let systemd = UnixDatagram::bind(&path)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666))?;
+        systemd.set_read_timeout(Some(LIMIT))?;
+        site.forwarder_program = Some(program.clone());
+        let [_, environment] = &mut site.environment;
+        environment.push(("NOTIFY_SOCKET".to_owned(), path.display().to_string()));
+        let echo = EchoService::apart(site.origin.tcp_listener("127.0.0.1:5002")?)?;
+        let bulk = serve_bulk(&site.origin, "127.0.0.1:5001")?;
+        site.start()?;
+        let pids = site.forwarder()?.status_field("NSpid")?;
+        let main = pids.split_whitespace().last().context("no process number")?.to_owned();
+        Ok(Self { site, program, systemd, main, _echo: echo, _bulk: bulk })
+    }
+
+    /// Replaces the installed program, as a package does.
+    fn install(&self, content: &[u8]) -> Result<()> {
+        let new = self.program.with_extension("new");
+        fs::write(&new, content)?;
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o755))?;
+        fs::rename(new, &self.program).context("the program cannot be replaced")
+    }
+
+    fn ask_for_an_upgrade(&mut self) -> Result<()> {
+        self.site.origin.run(&format!("kill -s USR2 {}", self.main)).map(drop)
+    }
+
+    /// An upgrade; how long it took until systemd knew that the new process is ready.
+    fn upgrade(&mut self) -> Result<Duration> {
+        let start = Instant::now();
+        self.ask_for_an_upgrade()?;
+        self.wait_for_the_new_process()?;
+        Ok(start.elapsed())
+    }
+
+    fn wait_for_the_new_process(&mut self) -> Result<()> {
+        let main = self.notified("MAINPID=")?;
+        ensure!(main != self.main, "the main process is the same one");
+        self.main = main;
+        self.notified("READY=1").map(drop)
+    }
+
+    /// What systemd is notified of that begins so.
+    fn notified(&self, wanted: &str) -> Result<String> {
+        let mut buffer = [0; 4096];
+        loop {
+            let length = self.systemd.recv(&mut buffer).with_context(|| format!("no {wanted}"))?;
+            let words = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned();
+            if let Some(rest) = words.lines().find_map(|word| word.strip_prefix(wanted)) {
+                return Ok(rest.to_owned());
+            }
+        }
+    }
+
+    /// What `status` shows of the old process.
+    fn old(&self) -> Result<Option<Value>> {
+        let text = self.site.ask_forwarder(&["status", "--json"])?.output()?.stdout;
+        let status: Value = serde_json::from_slice(&text).context("no status")?;
+        Ok(Some(status["handover"].clone()).filter(|old| !old.is_null()))
+    }
+
+    fn wait_for_the_end_of_the_old_process(&self) -> Result<()> {
+        until(2 * LIMIT, "the old process to end", || Ok(self.old()?.is_none().then_some(())))
+    }
+}
+
+/// Opens flows one after another, each of which must work; how many.
+fn new_flows(client: &Node, ending: &AtomicBool, progress: &AtomicBool) -> Result<usize> {
+    let mut opened = 0;
+    while !ending.load(Ordering::Relaxed) {
+        download(client, BULK, CHUNK)?;
+        upload(client, BULK, CHUNK)?;
+        progress.store(true, Ordering::Relaxed);
+        opened += 2;
+    }
+    Ok(opened)
+}
+
+/// Sends a datagram to the service and one back; from where it came to the service.
+fn question(client: &UdpSocket, service: &UdpSocket, content: &[u8]) -> Result<SocketAddr> {
+    for socket in [client, service] {
+        socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+    }
+    let mut bytes = vec![0; 8_192];
+    for _ in 0..20 {
+        client.send(content)?;
+        let Ok((length, from)) = service.recv_from(&mut bytes) else { continue };
+        if bytes.get(..length) != Some(content) {
+            continue;
+        }
+        service.send_to(content, from)?;
+        if client.recv(&mut bytes).is_ok_and(|length| bytes.get(..length) == Some(content)) {
+            return Ok(from);
+        }
+    }
+    bail!("no reply")
+}
