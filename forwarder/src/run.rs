@@ -48,8 +48,8 @@ use crate::control::report::{Report, report};
 use crate::control::{EdgeView, Shared, problems};
 use crate::dataplane::{Command, Commands, DATA_THREAD, DataPlane, Inbox, Parts};
 use crate::flow::EdgeIds;
-use crate::handover::{self, Descriptors};
 use crate::handover::start::{Inherited, Program, Ready};
+use crate::handover::{self, Descriptors};
 use crate::link::{self, Links};
 use crate::places::{Environment, bind_first};
 use crate::state::MarkWriter;
@@ -219,12 +219,7 @@ fn start(
 }
 
 /// Opens everything, by what an old process passed where it did.
-fn open(
-    loaded: &Loaded,
-    folder: &Path,
-    lock: Lock,
-    mut passed: Descriptors,
-) -> Result<Opened, ExitError> {
+fn open(loaded: &Loaded, folder: &Path, lock: Lock, mut passed: Descriptors) -> Result<Opened, ExitError> {
     let system = |error: io::Error| ExitError::new(Exit::Failed, error);
     let refused = |message: String| ExitError::new(Exit::Failed, message);
     let policy = Arc::clone(&loaded.policy);

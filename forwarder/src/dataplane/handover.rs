@@ -134,7 +134,8 @@ impl DataPlane {
     pub(super) fn descriptors(&self) -> io::Result<Descriptors> {
         let mut descriptors = Descriptors::default();
         for edge in self.edges.iter() {
-            descriptors.add(handover::edge(edge.id, &edge.name, edge.endpoint(clock::now())), edge.descriptor()?);
+            descriptors
+                .add(handover::edge(edge.id, &edge.name, edge.endpoint(clock::now())), edge.descriptor()?);
         }
         for listener in &self.listeners {
             let (address, socket) = listener.descriptor()?;

@@ -133,7 +133,8 @@ mod tests {
         descriptors.add("edge of another release".to_owned(), null());
         descriptors.add(LOCK.to_owned(), null());
         let edges = take_edges(&mut descriptors);
-        let seen: Vec<_> = edges.iter().map(|(name, edge)| (name.as_str(), edge.id.0, edge.endpoint)).collect();
+        let seen: Vec<_> =
+            edges.iter().map(|(name, edge)| (name.as_str(), edge.id.0, edge.endpoint)).collect();
         assert_eq!(seen, [("kyiv", 7, Some(endpoint)), ("odesa", 9, None)]);
         assert!(descriptors.take(LOCK).is_some());
     }

@@ -162,7 +162,9 @@ mod system {
             (Ok(()), Some(process)) => Ok(Ready { process, exchange: Exchange::new(near).map_err(failed)? }),
             (spoken, process) => {
                 let process = process.and_then(|number| Pid::from_raw(i32::try_from(number).ok()?));
-                if let Some(process) = process {
+                // One that ended by itself closed the socket first, and still writes why.
+                let hangs = spoken.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::TimedOut);
+                if let Some(process) = process.filter(|_| hangs) {
                     // One that has ended is gone already.
                     let _ = kill_process(process, Signal::KILL);
                 }
