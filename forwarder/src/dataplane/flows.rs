@@ -131,9 +131,9 @@ impl Flows {
         self.tcp(now).handle_timeout(edges);
     }
 
-    /// Ends the flows at once, with resets both ways, for whose owner and upstream `should_end` is
-    /// `true`.
-    pub(super) fn abort(&mut self, now: Now, should_end: impl Fn(&Owner, Option<&Lease>) -> bool) {
+    /// Ends the flows at once, with resets both ways, for whose edge, owner and upstream `should_end`
+    /// is `true`.
+    pub(super) fn abort(&mut self, now: Now, should_end: impl Fn(EdgeId, &Owner, Option<&Lease>) -> bool) {
         self.udp(now).close(&should_end);
         self.tcp(now).abort(&should_end);
     }
@@ -210,7 +210,7 @@ impl Flows {
         for (_, member) in over {
             let flows = member.flows();
             tracing::info!(upstream = %member.upstream, flows, "an upstream that was removed has drained");
-            self.abort(now, |_, lease| lease.is_some_and(|lease| Arc::ptr_eq(lease.member(), &member)));
+            self.abort(now, |_, _, lease| lease.is_some_and(|lease| Arc::ptr_eq(lease.member(), &member)));
         }
     }
 

@@ -412,7 +412,7 @@ impl DataPlane {
     }
 
     fn reset(&mut self, now: Now, should_end: impl Fn(&Owner) -> bool) {
-        self.flows.abort(now, |owner, _| should_end(owner));
+        self.flows.abort(now, |_, owner, _| should_end(owner));
         self.flows.tcp(now).take_turns(&mut self.edges);
         for edge in self.edges.iter_mut() {
             edge.flush();

@@ -4,11 +4,12 @@
 //! This adds to [`DataPlane`], which calls it: a change touches every part of the data plane
 //! between two rounds, so nothing smaller could own it.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use policy::Protocol;
-use policy::forwarder::{Policy, Reach};
+use policy::forwarder::{Policy, Reach, Service};
+use policy::{Name, Protocol};
 use tunnel::node::PeerConfig;
 use tunnel::time::Now;
 
@@ -50,7 +51,9 @@ impl DataPlane {
         }
         self.replace_listeners(&policy, bound);
         let old = Arc::clone(&self.flows.context().policy);
-        self.flows.abort(now, |owner, _| has_changed(owner, &old, &policy));
+        let edges: HashMap<EdgeId, Name> =
+            self.edges.iter().map(|edge| (edge.id, edge.name.clone())).collect();
+        self.flows.abort(now, |edge, owner, _| has_changed(edges.get(&edge), owner, &old, &policy));
         self.flows.adopt(now, policy);
         tracing::info!("configuration applied");
     }
@@ -101,14 +104,18 @@ pub(super) fn reach_at(policy: &Policy, listen: SocketAddr, protocol: Protocol) 
     policy.reach.iter().find(|entry| entry.listen == listen && entry.protocols.contains(protocol))
 }
 
-/// Whether a flow's entry is another now; one that only leads elsewhere keeps its flows, and its
-/// old upstreams drain.
-fn has_changed(owner: &Owner, old: &Policy, new: &Policy) -> bool {
+/// Whether the entry of a flow through `edge` is another now; one that only leads elsewhere keeps
+/// its flows, and its old upstreams drain. Which other edges it is for means nothing to the flow.
+fn has_changed(edge: Option<&Name>, owner: &Owner, old: &Policy, new: &Policy) -> bool {
     match owner {
         Owner::Service(name, _) => {
             let old = old.services.iter().find(|entry| entry.name == *name);
             let new = new.services.iter().find(|entry| entry.name == *name);
-            !old.zip(new).is_some_and(|(old, new)| old.is_alike(new))
+            let is_alike = |old: &Service, new: &Service| {
+                let is_for_its_edge = edge.is_some_and(|edge| new.peers.contains(edge));
+                is_for_its_edge && Service { peers: new.peers.clone(), ..old.clone() }.is_alike(new)
+            };
+            !old.zip(new).is_some_and(|(old, new)| is_alike(old, new))
         }
         Owner::Reach(name) => {
             let entry = |policy: &Policy| policy.reach.iter().find(|entry| entry.name == *name).cloned();

@@ -221,18 +221,18 @@ impl TcpHandler<'_> {
         }
     }
 
-    /// Ends the flows at once, with resets both ways, for whose owner and upstream `should_end` is
-    /// `true`.
-    pub(crate) fn abort(&mut self, should_end: impl Fn(&Owner, Option<&Lease>) -> bool) {
+    /// Ends the flows at once, with resets both ways, for whose edge, owner and upstream `should_end`
+    /// is `true`.
+    pub(crate) fn abort(&mut self, should_end: impl Fn(EdgeId, &Owner, Option<&Lease>) -> bool) {
         let table = &mut self.flows.table;
         let mut abandoned = Vec::new();
         for id in table.ids() {
             match table.flows.get_mut(id) {
-                Some((_, Flow::Open(open))) if should_end(&open.owner, open.lease.as_ref()) => {
+                Some((key, Flow::Open(open))) if should_end(key.edge, &open.owner, open.lease.as_ref()) => {
                     open.abort();
                     open.mark(id, &mut table.queue);
                 }
-                Some((_, Flow::Dial(dial))) if should_end(&dial.owner(), dial.lease.as_ref()) => {
+                Some((key, Flow::Dial(dial))) if should_end(key.edge, &dial.owner(), dial.lease.as_ref()) => {
                     abandoned.push(id);
                 }
                 Some(_) | None => {}

@@ -199,12 +199,12 @@ impl UdpHandler<'_> {
         }
     }
 
-    /// Ends the flows for whose owner and upstream `should_end` is `true`.
-    pub(crate) fn close(&mut self, should_end: impl Fn(&Owner, Option<&Lease>) -> bool) {
+    /// Ends the flows for whose edge, owner and upstream `should_end` is `true`.
+    pub(crate) fn close(&mut self, should_end: impl Fn(EdgeId, &Owner, Option<&Lease>) -> bool) {
         let ids: Vec<SlotId> = self.flows.table.ids().collect();
         for id in ids {
-            if let Some((_, flow)) = self.flows.table.get_mut(id)
-                && should_end(&flow.owner, flow.lease.as_ref())
+            if let Some((key, flow)) = self.flows.table.get_mut(id)
+                && should_end(key.edge, &flow.owner, flow.lease.as_ref())
             {
                 self.flows.close(self.now.instant, id);
             }
