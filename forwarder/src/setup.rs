@@ -1,6 +1,5 @@
 //! From a loaded configuration to everything the data plane begins with.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::model::{Limits, Peer, Policy};
+use super::model::{Limits, Peer, Policy, Service};
 use super::{caddy, steer};
 use crate::Name;
 use crate::change::{Change, Settings};
@@ -32,7 +32,8 @@ impl Policy {
     #[must_use]
     pub fn changes(&self, next: &Self) -> Vec<Change> {
         let mut changes = peers(&self.peers, &next.peers);
-        entries("service", &self.services, &next.services, |entry| entry.name.to_string(), &mut changes);
+        let (old, new) = (with_sorted_peers(&self.services), with_sorted_peers(&next.services));
+        entries("service", &old, &new, |entry| entry.name.to_string(), &mut changes);
         entries("reach", &self.reach, &next.reach, |entry| entry.name.to_string(), &mut changes);
         entries("list", &self.lists, &next.lists, |list| list.name.to_string(), &mut changes);
         let mut settings = Settings { lines: changes };
@@ -57,6 +58,15 @@ impl Peer {
     pub fn is_same_tunnel(&self, next: &Self) -> bool {
         self.name == next.name && self.address == next.address
     }
+}
+
+/// The services, whose peers are named in whatever order.
+fn with_sorted_peers(services: &[Service]) -> Vec<Service> {
+    let mut services = services.to_vec();
+    services
+        .iter_mut()
+        .for_each(|service| service.peers.sort_by(|one, other| one.as_str().cmp(other.as_str())));
+    services
 }
 
 /// Peers that go, differ or come, by name; their places do not matter.
