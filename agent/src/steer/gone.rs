@@ -53,7 +53,7 @@ mod tests {
     #[test]
     fn an_edge_that_leaves_the_configuration_is_remembered_until_it_comes_back() {
         let both = Gone::default().after(Some(&steered("home.example.com", &[2, 3])));
-        assert_eq!(both.addresses(), [], "what was there before the start is not known");
+        assert!(both.addresses().is_empty(), "what was there before the start is not known");
         let one = both.after(Some(&steered("home.example.com", &[2, 4])));
         assert_eq!(one.addresses(), [address(3)]);
         let same = one.after(Some(&steered("home.example.com", &[2, 4])));
@@ -67,8 +67,9 @@ mod tests {
     #[test]
     fn addresses_of_one_name_are_none_of_another_names() {
         let one = Gone::default().after(Some(&steered("home.example.com", &[2, 3])));
-        assert_eq!(one.after(Some(&steered("www.example.com", &[2, 4]))).addresses(), []);
-        assert_eq!(one.after(None).after(Some(&steered("home.example.com", &[2, 4]))).addresses(), []);
+        assert!(one.after(Some(&steered("www.example.com", &[2, 4]))).addresses().is_empty());
+        let again = one.after(None).after(Some(&steered("home.example.com", &[2, 4])));
+        assert!(again.addresses().is_empty());
     }
 
     #[test]
