@@ -7,7 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -48,14 +48,14 @@ use crate::control::report::{Report, report};
 use crate::control::{EdgeView, Shared, problems};
 use crate::dataplane::{Command, Commands, DATA_THREAD, DataPlane, Inbox, Parts};
 use crate::flow::EdgeIds;
-use crate::handover::start::{Inherited, Program, Ready};
+use crate::handover::start::{Inherited, Program};
 use crate::handover::{self, Descriptors};
 use crate::link::{self, Links};
 use crate::places::{Environment, bind_first};
 use crate::state::MarkWriter;
 use crate::stats::Stats;
 use crate::status_page::OriginPage;
-use crate::upgrade::{self, Owned};
+use crate::upgrade::{self, Owned, ask_for_upgrade, finished, outlive};
 use crate::upstream::Pools;
 use crate::{health, metrics, setup};
 
@@ -276,11 +276,8 @@ async fn serve(running: Running) -> Result<(), ExitError> {
     let mut is_handed_over = false;
     let (mut answering, mut ended) = (pin!(control.serve(Rc::clone(&origin))), pin!(ended));
     let mut failed = pin!(failed);
-    let mut receives = Receives::default();
-    let mut watch = health::Watch::new(Arc::clone(&origin.shared)).map_err(system)?;
-    let (mut was_short, mut observer) = (false, Observer::default());
-    let changed = watch.changed();
-    watch.watch_new(&shared.pools);
+    let mut looks = Looks::new(&origin).map_err(system)?;
+    let changed = looks.watch.changed();
     origin.links.look();
     origin.links.publish();
     origin.links.start();
@@ -300,17 +297,10 @@ async fn serve(running: Running) -> Result<(), ExitError> {
                 }
                 Asked::Stop => origin.stop(),
             },
-            _ = upgrades.recv() => match upgrading {
-                _ if std::env::var_os("NOTIFY_SOCKET").is_none() => tracing::warn!(
-                    "SIGUSR2 asks for an upgrade in place, which needs systemd; restart the daemon instead"
-                ),
-                Some(_) => tracing::info!("an upgrade is under way already"),
-                None => {
-                    let owned = Owned { lock: &lock, control: &control };
-                    let upgrade: Upgrading<'_> = Box::pin(origin.upgrade(program.clone(), owned));
-                    upgrading = Some(upgrade);
-                }
-            },
+            _ = upgrades.recv() => {
+                let owned = Owned { lock: &lock, control: &control };
+                ask_for_upgrade(&origin, &program, owned, &mut upgrading);
+            }
             ready = finished(&mut upgrading) => {
                 upgrading = None;
                 if let Some(ready) = ready {
@@ -320,34 +310,12 @@ async fn serve(running: Running) -> Result<(), ExitError> {
                 }
             },
             () = changed.notified() => origin.links.look(),
-            _ = ticks.tick() => {
-                watch.watch_new(&shared.pools);
-                origin.links.look();
-                origin.follow_page();
-                warn_of_descriptors(shared, &mut was_short);
-                receives.look(shared);
-                tick(shared, watchdog.is_healthy(), &mut observer);
-                if origin.confirmable.is_overdue() {
-                    let origin = Rc::clone(&origin);
-                    drop(spawn_local(async move { origin.confirmable.roll_back_overdue(&*origin).await }));
-                }
-            }
+            _ = ticks.tick() => looks.look(&origin, watchdog.is_healthy()),
         }
     }
-    // The new process has everything else. Its flows have their time already: only a second request to
-    // stop ends them.
-    let mut stops = 0;
-    while is_handed_over {
-        tokio::select! {
-            _ = &mut ended => break,
-            Ok(fault) = &mut failed => return Err(lost(fault.to_string())),
-            asked = signals.next() => {
-                stops += u32::from(asked == Asked::Stop);
-                if stops > 1 {
-                    origin.commands.send(Command::Stop { drain: Duration::ZERO });
-                }
-            }
-        }
+    if is_handed_over {
+        let outlived = outlive(&origin, &mut signals, ended.as_mut(), failed.as_mut()).await;
+        outlived.map_err(|fault| lost(fault.to_string()))?;
     }
     drop(watchdog);
     shared.history.flush();
@@ -358,6 +326,36 @@ async fn serve(running: Running) -> Result<(), ExitError> {
     result.map_err(|error| lost(error.to_string()))?;
     tracing::info!("forwarder stopped");
     Ok(())
+}
+
+/// What is looked at again and again.
+struct Looks {
+    watch: health::Watch,
+    receives: Receives,
+    was_short: bool,
+    observer: Observer,
+}
+
+impl Looks {
+    fn new(origin: &Origin) -> io::Result<Self> {
+        let mut watch = health::Watch::new(Arc::clone(&origin.shared))?;
+        watch.watch_new(&origin.shared.pools);
+        Ok(Self { watch, receives: Receives::default(), was_short: false, observer: Observer::default() })
+    }
+
+    fn look(&mut self, origin: &Rc<Origin>, is_healthy: bool) {
+        let shared = &*origin.shared;
+        self.watch.watch_new(&shared.pools);
+        origin.links.look();
+        origin.follow_page();
+        warn_of_descriptors(shared, &mut self.was_short);
+        self.receives.look(shared);
+        tick(shared, is_healthy, &mut self.observer);
+        if origin.confirmable.is_overdue() {
+            let origin = Rc::clone(origin);
+            drop(spawn_local(async move { origin.confirmable.roll_back_overdue(&*origin).await }));
+        }
+    }
 }
 
 impl Origin {
@@ -480,17 +478,6 @@ impl Answer for Origin {
             }
             Request::Change(request) => self.confirmable.answer(self, request).await.map(Reply::Change),
         }
-    }
-}
-
-/// An upgrade that is under way.
-type Upgrading<'a> = Pin<Box<dyn Future<Output = Option<Ready>> + 'a>>;
-
-/// Waits for the end of an upgrade; for ever when none is under way.
-async fn finished(upgrading: &mut Option<Upgrading<'_>>) -> Option<Ready> {
-    match upgrading {
-        Some(upgrade) => upgrade.await,
-        None => std::future::pending().await,
     }
 }
 

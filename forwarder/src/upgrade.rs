@@ -3,17 +3,19 @@
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::time::Duration;
 
 use daemon::control::server::Socket;
 use daemon::exit::{Exit, ExitError};
 use daemon::files::Lock;
 use daemon::history::{UPGRADE, What};
-use daemon::life::notify;
+use daemon::life::{Asked, Signals, notify};
 use sd_notify::NotifyState;
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
+use tunnel::progress::Fault;
 
 use crate::dataplane::Command;
 use crate::handover::start::{Program, Ready, start};
@@ -95,6 +97,58 @@ impl Origin {
         self.links.stop();
         keep_totals();
         self.commands.send(Command::HandOver { exchange: ready.exchange, drain });
+    }
+}
+
+/// An upgrade that is under way.
+pub(crate) type Upgrading<'a> = Pin<Box<dyn Future<Output = Option<Ready>> + 'a>>;
+
+/// Waits for the end of an upgrade; for ever when none is under way.
+pub(crate) async fn finished(upgrading: &mut Option<Upgrading<'_>>) -> Option<Ready> {
+    match upgrading {
+        Some(upgrade) => upgrade.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Begins an upgrade in place, unless one is under way or nothing would supervise the new process.
+pub(crate) fn ask_for_upgrade<'a>(
+    origin: &'a Origin,
+    program: &Program,
+    owned: Owned<'a>,
+    upgrading: &mut Option<Upgrading<'a>>,
+) {
+    if std::env::var_os("NOTIFY_SOCKET").is_none() {
+        tracing::warn!(
+            "SIGUSR2 asks for an upgrade in place, which needs systemd; restart the daemon instead"
+        );
+    } else if upgrading.is_some() {
+        tracing::info!("an upgrade is under way already");
+    } else {
+        *upgrading = Some(Box::pin(origin.upgrade(program.clone(), owned)));
+    }
+}
+
+/// The new process has everything else. The flows of this one have their time already: only a second
+/// request to stop ends them.
+pub(crate) async fn outlive(
+    origin: &Origin,
+    signals: &mut Signals,
+    mut ended: Pin<&mut oneshot::Receiver<()>>,
+    mut failed: Pin<&mut oneshot::Receiver<Fault>>,
+) -> Result<(), Fault> {
+    let mut stops = 0;
+    loop {
+        tokio::select! {
+            _ = &mut ended => return Ok(()),
+            Ok(fault) = &mut failed => return Err(fault),
+            asked = signals.next() => {
+                stops += u32::from(asked == Asked::Stop);
+                if stops > 1 {
+                    origin.commands.send(Command::Stop { drain: Duration::ZERO });
+                }
+            }
+        }
     }
 }
 

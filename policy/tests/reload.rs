@@ -264,7 +264,12 @@ fn edges_come_go_and_change_places_without_a_restart_and_each_is_known_by_its_na
     let moved = with(&[moved, edge(2, "")], "");
     assert_eq!(
         lines(&moved),
-        ["- kyiv (its flows end)", "~ oracle address (its flows end)", "~ oracle keepalive"]
+        [
+            "- kyiv (its flows end)",
+            "~ oracle address (its flows end)",
+            "~ oracle keepalive",
+            "~ oracle probe"
+        ]
     );
     assert_eq!(
         with(&[edge(2, "")], "").changes(&old).iter().map(|it| it.line.as_str()).collect::<Vec<_>>(),

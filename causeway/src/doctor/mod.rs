@@ -146,19 +146,19 @@ fn of_reports(reports: &Reports, only: Option<&str>) -> (Vec<Finding>, bool) {
 /// Whether a daemon in this role is to run here: a socket was named, or its file is there.
 fn is_expected(role: &str, socket: Option<&Path>, has_answer: bool) -> bool {
     match socket {
-        Some(socket) => !has_answer && is_its_socket(role, socket, || configuration(role).is_some()),
+        Some(socket) => !has_answer && is_its_socket(role, socket, |role| configuration(role).is_some()),
         None => configuration(role).is_some(),
     }
 }
 
 /// Whether a socket that does not answer would be that of this role: one socket is that of one
-/// daemon. Where its name does not say which, the machine does.
-fn is_its_socket(role: &str, socket: &Path, has_configuration: impl FnOnce() -> bool) -> bool {
+/// daemon. Where its name does not say which, the machine does, or else it is an origin's.
+fn is_its_socket(role: &str, socket: &Path, is_configured: impl Fn(&str) -> bool) -> bool {
     let path = socket.to_string_lossy();
     match (path.contains("gateway"), path.contains("forwarder")) {
         (true, false) => role == "edge",
         (false, true) => role == "origin",
-        _ => has_configuration(),
+        _ => is_configured(role) || role == "origin" && !is_configured("edge"),
     }
 }
 

@@ -169,12 +169,14 @@ mod system {
                     let _ = kill_process(process, Signal::KILL);
                 }
                 let error = spoken.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
-                Err(match error.kind() {
-                    io::ErrorKind::TimedOut => NotReady::TimedOut(program.path.clone()),
-                    io::ErrorKind::UnexpectedEof
-                    | io::ErrorKind::BrokenPipe
-                    | io::ErrorKind::ConnectionReset => NotReady::Ended(program.path.clone()),
-                    _ => failed(error),
+                let has_ended =
+                    [io::ErrorKind::UnexpectedEof, io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset];
+                Err(if error.kind() == io::ErrorKind::TimedOut {
+                    NotReady::TimedOut(program.path.clone())
+                } else if has_ended.contains(&error.kind()) {
+                    NotReady::Ended(program.path.clone())
+                } else {
+                    failed(error)
                 })
             }
         }

@@ -81,22 +81,22 @@ pub fn gateway_text(seed: u64) -> String {
     for number in 0..3 + random.below(5) {
         allow(random, number, &mut text);
     }
-    if random.chance(40) {
-        // On the uplink's own network, behind its router, on a link of its own, and by IPv6.
-        let other = random.pick(&OTHER_EDGES).copied().unwrap_or("192.0.2.50");
-        let _ = writeln!(text, "[standby]\naddress = \"192.0.2.2\"\nother = \"{other}\"");
-    }
     if random.chance(30) {
         let who =
             random.pick(&["server = \"192.0.2.53\"", "provider = \"cloudflare\""]).copied().unwrap_or("");
         let _ = writeln!(text, "[dns]\nname = \"kyiv.example.com\"\n{who}\nkey_file = \"kyiv.tsig\"");
+    }
+    if random.chance(25) {
+        // On the uplink's own network, behind its router, on a link of its own, and by IPv6.
+        let other = random.pick(&OTHER_EDGES).copied().unwrap_or("192.0.2.50");
+        let _ = writeln!(text, "[standby]\naddress = \"192.0.2.2\"\nother = \"{other}\"");
     }
     text
 }
 
 /// The other edge of a pair: sources of [`packet`].
 const OTHER_EDGES: [&str; 5] =
-    ["192.0.2.50", "203.0.113.10", "198.18.5.9", "2001:db8:1::10", "2001:db8:2::50"];
+    ["192.0.2.50", "203.0.113.10", "198.18.5.9", "2001:db8:1::10", "2001:db8:1::66"];
 
 const HEAD: &str = r#"[interface]
 address = ["10.77.88.1/24", "fd00:77::1/64"]
@@ -358,7 +358,6 @@ pub fn packet(random: &mut Random, policy: &Policy) -> Packet {
                 "2001:db8:9::10",
                 "2001:db8:9::10",
                 "2001:db8:1::66",
-                "2001:db8:2::50",
                 "fd00:88::9",
             ],
         ),
@@ -398,7 +397,18 @@ pub fn packet(random: &mut Random, policy: &Policy) -> Packet {
         }
         (transport, _) => transport,
     };
-    Packet { arrival, source, destination, transport, relayed }
+    let packet = Packet { arrival, source, destination, transport, relayed };
+    match &policy.standby {
+        Some(standby) => of_the_other_edge(packet, standby.other),
+        None => packet,
+    }
+}
+
+/// A packet to the ports of a pair comes from the other edge, whatever it arrives by.
+fn of_the_other_edge(packet: Packet, other: IpAddr) -> Packet {
+    let is_possible = packet.arrival != Arrival::Edge && packet.destination.is_ipv4() == other.is_ipv4();
+    let Transport::Udp { source, destination: 3_780 | 51_898 } = packet.transport else { return packet };
+    if is_possible && source % 2 == 0 { Packet { source: other, ..packet } } else { packet }
 }
 
 const DESTINATIONS: &[&str] = &[

@@ -17,7 +17,7 @@ impl Node {
     /// is data for a session of another.
     #[must_use]
     pub fn may_take(&self, message: &[u8]) -> bool {
-        match message.first_chunk().map(|start| Message::classify_data(start)) {
+        match message.first_chunk().map(Message::classify_data) {
             Some(Some(receiver)) => self.table.load().by_index(receiver).is_some(),
             Some(None) | None => true,
         }
