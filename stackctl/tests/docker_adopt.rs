@@ -172,7 +172,7 @@ fn a_crash_loop_is_reported_in_seconds(engine: &Engine) {
             ("home/.env.user", "WORD_PASSWORD=hidden-word\n"),
             (
                 "home/loop.yaml",
-                "services:\n  web:\n    image: standin:1\n    entrypoint: [/bin/sh, -c, \"echo begin; echo boom ${WORD_PASSWORD}; exit 3\"]\n    restart: unless-stopped\n    healthcheck: { test: [CMD, \"true\"], interval: 60s }\n  later:\n    image: standin:1\n    depends_on: { web: { condition: service_healthy } }\n",
+                "services:\n  web:\n    image: standin:1\n    entrypoint: [/bin/sh, -c, \"printf 'begin\\\\nboom %s\\\\n' ${WORD_PASSWORD}; exit 3\"]\n    restart: unless-stopped\n    healthcheck: { test: [CMD, \"true\"], interval: 60s }\n  later:\n    image: standin:1\n    depends_on: { web: { condition: service_healthy } }\n",
             ),
             (
                 "home/slow.yaml",

@@ -176,8 +176,13 @@ fn a_list_without_a_source(site: &mut Site<'_>) -> Result<()> {
 /// A switch of the kernel that is off, on a machine that does not let it be written.
 fn forwarding_off(site: &Site<'_>) -> Result<()> {
     site.edge.shell(
-        "mount --bind /proc/sys /proc/sys
-         echo 0 >/proc/sys/net/ipv4/ip_forward && mount -o remount,ro,bind /proc/sys",
+        // The gateway may switch it on again before it is read-only.
+        r#"mount --bind /proc/sys /proc/sys
+         until [ "$(cat /proc/sys/net/ipv4/ip_forward)" = 0 ]; do
+           mount -o remount,rw,bind /proc/sys
+           echo 0 >/proc/sys/net/ipv4/ip_forward
+           mount -o remount,ro,bind /proc/sys
+         done"#,
     )?;
     let found = site.named(End::Edge, "ruleset", "switch", NAMED)?;
     site.edge.run("umount /proc/sys")?;
