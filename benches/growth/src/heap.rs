@@ -1,4 +1,5 @@
 //! How much of the heap is in use.
+// The allocator alone knows it.
 #![allow(unsafe_code)]
 
 /// Bytes that were allocated and not given back.
