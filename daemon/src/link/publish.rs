@@ -283,6 +283,8 @@ pub struct Publishing {
     link: LinkState,
     /// Whether something is to be requested.
     is_due: bool,
+    /// Whether the edge may reply something else than it did, so that a refusal no longer counts.
+    is_outdated: bool,
     next: Instant,
     /// When it is requested again although nothing changed.
     again: Option<Instant>,
@@ -297,6 +299,7 @@ impl Default for Publishing {
             wanted: Vec::new(),
             link: LinkState::default(),
             is_due: false,
+            is_outdated: false,
             next: Instant::default(),
             again: None,
             asked: None,
@@ -335,7 +338,7 @@ impl Publishing {
     pub fn handle_up(&mut self, grants: bool) {
         self.link = if grants { LinkState::Up } else { LinkState::Unsupported };
         // Also without any: the edge may hold what was requested before a restart.
-        self.is_due = true;
+        (self.is_due, self.is_outdated) = (true, true);
         self.asked = None;
         self.mark_unsupported();
     }
@@ -348,7 +351,7 @@ impl Publishing {
 
     /// The edge grants something else than it replied last.
     pub const fn handle_notice(&mut self) {
-        self.is_due = true;
+        (self.is_due, self.is_outdated) = (true, true);
     }
 
     /// What to request now, if anything is due.
@@ -378,6 +381,7 @@ impl Publishing {
     /// go back and forth causes a line a minute.
     pub fn handle_answers(&mut self, now: Instant, id: u32, answers: &[Answer]) -> Vec<(Port, Answer)> {
         let Some((_, asked)) = self.asked.take_if(|(asked, _)| *asked == id) else { return Vec::new() };
+        self.is_outdated = false;
         self.again = answers.contains(&Answer::Failed).then(|| now.after(AGAIN));
         let before = self.wanted.clone();
         for (port, answer) in &mut self.wanted {
@@ -393,10 +397,12 @@ impl Publishing {
         news.filter(|_| self.reports.take(now)).collect()
     }
 
-    /// What is requested, each with its answer; `None` while the edge has not replied.
-    #[must_use]
-    pub fn states(&self) -> &[(Port, Option<Answer>)] {
-        &self.wanted
+    /// What is requested, each with its answer; `None` while the edge has not replied, or is asked
+    /// again about what it refused.
+    pub fn states(&self) -> impl Iterator<Item = (&Port, Option<Answer>)> {
+        let counts =
+            |answer: &Answer| !self.is_outdated || matches!(answer, Answer::Granted | Answer::Unsupported);
+        self.wanted.iter().map(move |(port, answer)| (port, answer.filter(counts)))
     }
 
     fn mark_unsupported(&mut self) {
@@ -428,11 +434,15 @@ mod tests {
         publishing.handle_notice();
         assert_eq!(publishing.take_due(at(101)), None, "at most once a second");
         assert_eq!(publishing.poll_timeout(), Some(at(102)));
-        reply(&mut publishing, at(102), &[Answer::Granted, Answer::Granted]);
+        let unsure = [None, Some(Answer::Granted)];
+        assert_eq!(states(&publishing), unsure, "what was refused may be granted by now");
+        reply(&mut publishing, at(102), &[Answer::Granted, Answer::NotAllowed]);
         publishing.handle_down();
-        assert_eq!(states(&publishing), [Some(Answer::Granted); 2], "what is granted stays without the link");
+        let known = [Some(Answer::Granted), Some(Answer::NotAllowed)];
+        assert_eq!(states(&publishing), known, "what was replied stays without the link");
         assert_eq!(publishing.poll_timeout(), None);
         publishing.handle_up(true);
+        assert_eq!(states(&publishing), [Some(Answer::Granted), None]);
         assert!(publishing.take_due(at(200)).is_some());
     }
 
@@ -546,7 +556,7 @@ mod tests {
     }
 
     fn states(publishing: &Publishing) -> Vec<Option<Answer>> {
-        publishing.states().iter().map(|(_, answer)| *answer).collect()
+        publishing.states().map(|(_, answer)| answer).collect()
     }
 
     fn port(number: u16) -> Port {

@@ -66,8 +66,8 @@ fn shared_keys(shared: &Shared, now: Now) -> Vec<String> {
 /// The public ports that an edge refuses, each with what to do about it.
 fn refused_ports(edge: &Arc<EdgeView>) -> Vec<String> {
     let publishing = edge.publishing.lock();
-    let refused = publishing.states().iter().filter_map(|(port, answer)| {
-        let (answer, name) = ((*answer)?, &edge.name);
+    let refused = publishing.states().filter_map(|(port, answer)| {
+        let (answer, name) = (answer?, &edge.name);
         let (public, service, reason, fix) =
             (port.public(), &port.service, answer.label(), answer.fix(port)?);
         Some(format!("{name} refuses the public port {public} of {service} ({reason}): {fix}"))

@@ -326,8 +326,8 @@ fn service_entries(shared: &Shared, policy: &Policy) -> Vec<Entry> {
 fn published(shared: &Shared, service: &policy::Name) -> Vec<Published> {
     let of_edge = |edge: &Arc<EdgeView>| {
         let publishing = edge.publishing.lock();
-        let its = publishing.states().iter().filter(|(port, _)| port.service == *service);
-        its.map(|(port, answer)| Published::of(&edge.name, port, *answer)).collect::<Vec<_>>()
+        let its = publishing.states().filter(|(port, _)| port.service == *service);
+        its.map(|(port, answer)| Published::of(&edge.name, port, answer)).collect::<Vec<_>>()
     };
     shared.edges.load().iter().flat_map(of_edge).collect()
 }

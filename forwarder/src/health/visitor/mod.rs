@@ -175,8 +175,8 @@ impl Shell {
             .iter()
             .flat_map(|edge| {
                 let publishing = edge.publishing.lock();
-                let its = publishing.states().iter().filter(|(port, _)| port.service == visit.service);
-                its.map(|(_, answer)| *answer).collect::<Vec<_>>()
+                let its = publishing.states().filter(|(port, _)| port.service == visit.service);
+                its.map(|(_, answer)| answer).collect::<Vec<_>>()
             })
             .collect();
         let is_refused = |answer: &Option<Answer>| answer.is_some_and(|answer| answer != Answer::Granted);
