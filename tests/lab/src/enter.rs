@@ -23,6 +23,8 @@ pub(crate) struct Entry {
     pub(crate) net: RawFd,
     pub(crate) mount: RawFd,
     pub(crate) user: Option<User>,
+    /// The only processor that it may run on.
+    pub(crate) processor: Option<usize>,
 }
 
 /// Puts every later child of the calling thread into one new PID namespace: its first child is the
@@ -71,6 +73,7 @@ pub(crate) fn hold_new_namespaces(command: &mut Command) {
 
 /// Makes the command's process enter a node, and become `entry.user` there.
 pub(crate) fn enter_before_exec(command: &mut Command, entry: Entry, directory: std::ffi::CString) {
+    let processors = entry.processor.map(only);
     // SAFETY: the closure makes system calls on values it owns and allocates nothing, so it may run
     // between fork and exec. The descriptors belong to the node, which outlives the spawn.
     unsafe {
@@ -78,6 +81,9 @@ pub(crate) fn enter_before_exec(command: &mut Command, entry: Entry, directory: 
             check(libc::setns(entry.net, libc::CLONE_NEWNET))?;
             check(libc::setns(entry.mount, libc::CLONE_NEWNS))?;
             check(libc::chdir(directory.as_ptr()))?;
+            if let Some(processors) = &processors {
+                check(libc::sched_setaffinity(0, size_of_val(processors), processors))?;
+            }
             if let Some(user) = entry.user {
                 check(libc::setgroups(0, ptr::null()))?;
                 check(libc::setresgid(user.gid, user.gid, user.gid))?;
@@ -86,6 +92,17 @@ pub(crate) fn enter_before_exec(command: &mut Command, entry: Entry, directory: 
             // Last: a change of user clears it.
             set_death_signal()
         });
+    }
+}
+
+/// The set of one processor.
+fn only(processor: usize) -> libc::cpu_set_t {
+    // SAFETY: a set is an array of integers, for which zeros are valid; CPU_SET writes only within it,
+    // and panics outside.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(processor, &mut set);
+        set
     }
 }
 

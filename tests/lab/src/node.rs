@@ -8,8 +8,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::Arc;
 use std::sync::mpsc::channel;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -34,6 +34,7 @@ struct Inner {
     directory: PathBuf,
     spawner: Arc<Spawner>,
     holder: std::sync::Mutex<Child>,
+    processor: OnceLock<usize>,
 }
 
 /// Sends raw packets out of one interface of a node.
@@ -77,6 +78,7 @@ impl Node {
             directory: directory.to_owned(),
             spawner: Arc::clone(spawner),
             holder: std::sync::Mutex::new(holder),
+            processor: OnceLock::new(),
         }));
         node.ip("link set lo up")?;
         // Addresses are usable at once: no one else can have them.
@@ -111,6 +113,12 @@ impl Node {
             directory: self.0.directory.clone(),
             program: program.to_string_lossy().into_owned(),
         }
+    }
+
+    /// Gives what is started here from now on one processor alone, by its number, as a machine with
+    /// one core has it; only the first call counts.
+    pub fn pin(&self, processor: usize) {
+        self.0.processor.get_or_init(|| processor);
     }
 
     /// Runs a command line (split at spaces, no quoting) to its end and returns its standard
@@ -323,7 +331,12 @@ impl NodeCommand {
     fn start(mut self) -> Result<Child> {
         let directory = CString::new(self.directory.as_os_str().as_bytes())?;
         let inner = &self.node.0;
-        let entry = Entry { net: inner.net.as_raw_fd(), mount: inner.mount.as_raw_fd(), user: self.user };
+        let entry = Entry {
+            net: inner.net.as_raw_fd(),
+            mount: inner.mount.as_raw_fd(),
+            user: self.user,
+            processor: inner.processor.get().copied(),
+        };
         enter::enter_before_exec(&mut self.command, entry, directory);
         inner
             .spawner

@@ -17,6 +17,8 @@ use super::{daemons, forwards, wireguard};
 pub(crate) enum Contender {
     /// Our engine at both ends.
     CausewayWg,
+    /// Our engine at both ends, without what kernels before 6.2 lack: UDP super-packets at the TUN.
+    CausewayWgOldKernel,
     /// Our engine at the edge, wireguard-go at the origin.
     CausewayWgEdge,
     /// wireguard-go at the edge, our engine at the origin.
@@ -57,9 +59,10 @@ impl Contender {
     pub(crate) fn is_asked(self, group: Group) -> bool {
         match self {
             Self::CausewayWgEdge | Self::CausewayWgOrigin => group == Group::Bulk,
+            Self::CausewayWgOldKernel => matches!(group, Group::Bulk | Group::OneCore | Group::Datagrams),
             Self::GatewayWatched | Self::GatewayUnwatched => matches!(group, Group::Bulk | Group::Idle),
             Self::Onetun => !matches!(group, Group::Datagrams | Group::Loaded),
-            Self::Direct => !matches!(group, Group::Idle | Group::Many),
+            Self::Direct => !matches!(group, Group::Idle | Group::Many | Group::OneCore),
             Self::CausewayWg
             | Self::Gateway
             | Self::WireguardGo
@@ -73,6 +76,9 @@ impl Contender {
     pub(crate) fn start(self, path: &Path) -> Result<Running> {
         match self {
             Self::CausewayWg => wireguard::start(path, Engine::Causeway, Engine::Causeway),
+            Self::CausewayWgOldKernel => {
+                wireguard::start(path, Engine::CausewayOldKernel, Engine::CausewayOldKernel)
+            }
             Self::CausewayWgEdge => wireguard::start(path, Engine::Causeway, Engine::Go),
             Self::CausewayWgOrigin => wireguard::start(path, Engine::Go, Engine::Causeway),
             Self::WireguardGo => wireguard::start(path, Engine::Go, Engine::Go),
@@ -92,6 +98,7 @@ impl fmt::Display for Contender {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::CausewayWg => "causeway-wg",
+            Self::CausewayWgOldKernel => "causeway-wg, before Linux 6.2",
             Self::CausewayWgEdge => "causeway-wg + wireguard-go",
             Self::CausewayWgOrigin => "wireguard-go + causeway-wg",
             Self::Gateway => "gateway + forwarder",

@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use lab::until;
 use serde_json::Value;
 
-use super::contender::Contender;
+use super::contender::{Contender, Running};
 use super::machine;
 use super::path::{BULK, DATAGRAMS, ECHO, EDGE, Path, load_tool};
 use super::tally::{Cpu, Pids};
@@ -19,6 +19,8 @@ use super::tally::{Cpu, Pids};
 pub(crate) enum Group {
     /// iperf3 both ways with 1 and 4 streams: throughput, CPU, memory.
     Bulk,
+    /// iperf3 both ways with 1 stream, each side's programs pinned to one processor.
+    OneCore,
     /// Request and response on idle connections.
     Request,
     /// Request and response during a bulk transfer.
@@ -63,6 +65,7 @@ impl Plan {
         let transfers = f64::from(self.seconds) * 4.0;
         let groups = self.asked(contender, repetition).map(|group| match group {
             Group::Bulk => transfers + 1.0,
+            Group::OneCore => f64::from(self.seconds) * 2.0 + 3.0,
             Group::Request => 3.0,
             Group::Loaded => 7.0,
             Group::Connect => 2.0,
@@ -82,7 +85,7 @@ struct Session<'a> {
     values: BTreeMap<String, f64>,
 }
 
-/// Builds a fresh path, starts the contender on it and measures.
+/// Builds fresh paths, starts the contender on them and measures.
 ///
 /// Says each group before it is measured.
 pub(crate) fn run(
@@ -91,16 +94,56 @@ pub(crate) fn run(
     repetition: u32,
     say: impl Fn(Group),
 ) -> Result<Outcome> {
-    let path = Path::lay()?;
-    let (average, busy) = machine::load();
-    let begin = Instant::now();
-    let running = contender.start(&path)?;
+    let groups: Vec<Group> = plan.asked(contender, repetition).collect();
+    let (pinned, usual): (Vec<Group>, Vec<Group>) =
+        groups.into_iter().partition(|group| *group == Group::OneCore);
+    let mut outcome = Outcome::default();
+    if !usual.is_empty() {
+        outcome = run_usual(contender, plan, &usual, &say)?;
+    }
+    for group in pinned {
+        say(group);
+        match one_core(contender, plan.seconds) {
+            Ok(values) => outcome.values.extend(values),
+            Err(error) => outcome.errors.push((format!("{group:?}"), format!("{error:#}"))),
+        }
+    }
+    Ok(outcome)
+}
+
+/// Starts the contender, and waits for the first answer through it.
+fn start(contender: Contender, path: &Path) -> Result<Running> {
+    let running = contender.start(path)?;
     let target = format!("{EDGE}:{ECHO}");
     path.load(&["first", &target, "--limit", "15"], Duration::from_secs(20)).with_context(|| {
         let processes = running.edge.iter().chain(&running.origin).chain(&running.watchers);
         let logs = processes.filter_map(|process| process.log().ok());
         format!("no first answer; the contender said:\n{}", logs.collect::<Vec<_>>().join("\n"))
     })?;
+    Ok(running)
+}
+
+/// Each side's programs as on a machine with one core: the edge's on one, the origin's on another
+/// where there is one.
+fn one_core(contender: Contender, seconds: u32) -> Result<BTreeMap<String, f64>> {
+    let path = Path::lay()?;
+    path.edge.pin(0);
+    path.origin.pin(std::thread::available_parallelism()?.get().min(2) - 1);
+    let _running = start(contender, &path)?;
+    let mut values = BTreeMap::new();
+    for (name, reverse) in [("one_core_down_1", true), ("one_core_up_1", false)] {
+        let report = iperf(&path, reverse, 1, seconds)?;
+        let rate = number(&report, "/end/sum_received/bits_per_second")? / 1e9;
+        values.insert(name.to_owned(), rate);
+    }
+    Ok(values)
+}
+
+fn run_usual(contender: Contender, plan: &Plan, groups: &[Group], say: &impl Fn(Group)) -> Result<Outcome> {
+    let path = Path::lay()?;
+    let (average, busy) = machine::load();
+    let begin = Instant::now();
+    let running = start(contender, &path)?;
     let started = begin.elapsed().as_secs_f64();
     let pids = Pids::of(&running.edge, &running.origin);
     let mut session = Session { contender, path: &path, pids, plan, values: BTreeMap::new() };
@@ -108,7 +151,7 @@ pub(crate) fn run(
     session.note("load_average", average);
     session.note("busy_before", busy);
     let mut errors = Vec::new();
-    for group in plan.asked(contender, repetition) {
+    for group in groups.iter().copied() {
         say(group);
         if let Err(error) = session.measure(group) {
             errors.push((format!("{group:?}"), format!("{error:#}")));
@@ -121,6 +164,8 @@ impl Session<'_> {
     fn measure(&mut self, group: Group) -> Result<()> {
         match group {
             Group::Bulk => self.bulk(),
+            // On a path of its own.
+            Group::OneCore => Ok(()),
             Group::Request => self.request(),
             Group::Loaded => self.loaded(),
             Group::Connect => self.connect(),

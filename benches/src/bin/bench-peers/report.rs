@@ -213,6 +213,8 @@ const TABLES: &[Table] = &[
             ("down, 4", "bulk_down_4", 2),
             ("up, 1", "bulk_up_1", 2),
             ("up, 4", "bulk_up_4", 2),
+            ("one core, down 1", "one_core_down_1", 2),
+            ("one core, up 1", "one_core_up_1", 2),
             ("retransmits, down 1", "retransmits_down_1", 0),
         ],
     },
@@ -312,7 +314,7 @@ mod tests {
 
         let text = results.markdown();
 
-        assert!(text.contains("| causeway-wg | 6.00 | – | – | – | – |"));
+        assert!(text.contains("| causeway-wg | 6.00 | – | – | – | – | – | – |"));
         assert!(!text.contains("5,000"));
         assert!(!text.contains("| TCP down, 1 stream | causeway-wg"));
     }

@@ -20,6 +20,7 @@ pub(crate) const PORT: u16 = 51820;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Engine {
     Causeway,
+    CausewayOldKernel,
     Go,
     Gotatun,
     Boringtun,
@@ -101,6 +102,9 @@ impl Engine {
     fn spawn(self, node: &Node) -> Result<Process> {
         let command = match self {
             Self::Causeway => node.command(lab::binary("causeway-wg")?).args(["-f", "wg0"]),
+            Self::CausewayOldKernel => {
+                node.command(lab::binary("causeway-wg")?).args(["-f", "--without", "tun-udp", "wg0"])
+            }
             Self::Go => node.command(lab::newer("wireguard-go")?).args(["-f", "wg0"]),
             Self::Gotatun => {
                 node.command(registry("gotatun")?).args(["-f", "--disable-drop-privileges", "wg0"])
