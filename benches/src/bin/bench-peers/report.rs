@@ -121,7 +121,9 @@ impl Results {
             "`{}`: medians of {} interleaved repetitions [lowest–highest]; bulk transfers of {} s. Written by the run itself;\n\
              every value is in `results.json`. \"Down\" is service → client, \"up\" client → service. CPU is that of the tunnel's\n\
              processes, with the softirq work that their sends set off. Only ratios within one run mean something: client,\n\
-             service and both ends share this machine.\n\n",
+             service and both ends share this machine. \"One core\": each side's programs have one processor. \"Before Linux\n\
+             6.2\": no UDP super-packets at the TUN; how the TUN is read is the same on every kernel, so one before 6.4\n\
+             gets the same path.\n\n",
             self.command, self.repetitions, self.seconds
         );
         for (title, fact) in &self.machine {
