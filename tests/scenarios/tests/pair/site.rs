@@ -69,6 +69,8 @@ impl<'lab> Pair<'lab> {
         let [near, far] = place.link();
         for (node, address) in [(&one, near), (&two, far)] {
             let (bits, more) = if address.contains(':') { (126, "nodad") } else { (30, "") };
+            // A cable that is pulled takes no address of IPv6 away; a link that is set down does.
+            node.sysctl("net/ipv6/conf/sync0/keep_addr_on_down", "1")?;
             node.ip(&format!("address add {address}/{bits} dev sync0 {more}"))?;
         }
         wanted.nat.set(&lab.node("cgnat")?)?;
