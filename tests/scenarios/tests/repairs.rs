@@ -57,7 +57,7 @@ fn a_repair_that_fails_is_reported_everywhere_and_done_seconds_after_nft_works_a
 
 #[test]
 fn a_check_of_the_rules_gives_back_the_memory_it_needed() -> Result<()> {
-    /// Resident kilobytes of an edge that carries nothing, without the program: it holds 3,200, and
+    /// Resident kilobytes of an edge that carries nothing, without the program: it holds 3,300, and
     /// 4,900 if it keeps what a check needed.
     const MOST: u64 = 4_000;
     scenario(Topology::standard(), |lab| {
