@@ -17,8 +17,8 @@ pub fn limit_heap() {
     }
 }
 
-/// Gives what is free on the heap back to the system, as after the start or a change of the
-/// configuration.
+/// Gives what is free on the heap back to the system, as after the start, a change of the
+/// configuration, or a check of the rules.
 pub fn trim_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: `malloc_trim` takes a number and may be called at any time by any thread.

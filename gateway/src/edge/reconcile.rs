@@ -12,6 +12,7 @@ use tokio::time::{sleep, timeout};
 use super::watch::{FIRST_PAUSE, NextCheck, POLL, SETTLE, path_faults, watch_for_changes};
 use super::{Edge, diagnosis, grants, probes, standby};
 use crate::kernel::{Failure, FailureKind};
+use crate::memory;
 
 /// Reading the rules starts a program: without a notification, only every sixth check includes
 /// them, once a minute.
@@ -83,6 +84,8 @@ impl Edge {
                 self.health.has_table.set(true);
                 self.note_conntrack().await;
             }
+            // The listing of a table, read into values, is many times as large as what is kept.
+            memory::trim_heap();
         }
         Ok(())
     }

@@ -21,8 +21,9 @@ use crate::busy_poll::BusyPoll;
 use crate::io::{Wait, clock};
 use crate::time::Instant;
 
-/// Longest sleep of the timer thread: a caller that changes peers may forget to wake it.
-const TIMER_TICK: Duration = Duration::from_secs(1);
+/// Longest sleep of the timer thread: a caller that changes peers may forget to wake it, and after
+/// a suspend its sleep goes on for what was left.
+const TIMER_TICK: Duration = Duration::from_secs(4);
 /// Longest sleep of the main thread, which is interrupted for everything but the receiving side's
 /// return.
 const LONG: Duration = Duration::from_secs(3600);

@@ -29,7 +29,7 @@ pub(crate) enum Group {
     Connect,
     /// UDP packets per second.
     Datagrams,
-    /// CPU while nothing happens; in the first repetition only.
+    /// CPU in a minute in which nothing happens; in the first repetition only.
     Idle,
     /// 5,000 idle connections; in the first repetition only.
     Many,
@@ -70,7 +70,7 @@ impl Plan {
             Group::Loaded => 7.0,
             Group::Connect => 2.0,
             Group::Datagrams => 14.0,
-            Group::Idle => 12.0,
+            Group::Idle => 70.0,
             Group::Many => 15.0,
         });
         2.0 + groups.sum::<f64>()
@@ -309,8 +309,9 @@ impl Session<'_> {
     }
 
     fn idle(&mut self) -> Result<()> {
-        const LENGTH: f64 = 10.0;
-        std::thread::sleep(Duration::from_secs(2));
+        const SETTLE: Duration = Duration::from_secs(10);
+        const LENGTH: f64 = 60.0;
+        std::thread::sleep(SETTLE);
         let before = self.pids.fine();
         std::thread::sleep(Duration::from_secs_f64(LENGTH));
         let after = self.pids.fine();
