@@ -11,7 +11,7 @@ use std::hash::{BuildHasher, RandomState};
 use crate::io::BUFFER;
 use crate::offload::virtio::HEADER_LEN;
 use crate::offload::{Offload, SuperPacket};
-use crate::packet::{FiveTuple, Ip};
+use crate::packet::{FiveTuple, Ip, Tcp, protocol, tcp_flags};
 
 /// Packets of up to [`SMALL_LEN`] bytes that may wait.
 const SMALL: usize = 512;
@@ -41,6 +41,8 @@ pub(super) struct Backlog {
     old: VecDeque<usize>,
     hasher: RandomState,
     dropped: usize,
+    /// Whether a sparse packet came ([`has_sparse`](Self::has_sparse)).
+    has_sparse: bool,
 }
 
 #[derive(Default)]
@@ -89,6 +91,7 @@ impl Backlog {
             old: VecDeque::with_capacity(FLOWS),
             hasher: RandomState::new(),
             dropped: 0,
+            has_sparse: false,
         }
     }
 
@@ -102,6 +105,17 @@ impl Backlog {
         self.fresh.is_empty() && self.old.is_empty()
     }
 
+    /// Whether a sparse packet came since the last [`forget_sparse`](Self::forget_sparse): a small one
+    /// that is no mere acknowledgement, of a flow of which nothing waited.
+    pub(super) const fn has_sparse(&self) -> bool {
+        self.has_sparse
+    }
+
+    /// What came so far is about to be sent.
+    pub(super) const fn forget_sparse(&mut self) {
+        self.has_sparse = false;
+    }
+
     /// Packets dropped since the last call.
     pub(super) fn take_dropped(&mut self) -> usize {
         std::mem::take(&mut self.dropped)
@@ -110,9 +124,10 @@ impl Backlog {
     /// Keeps the packet of `len` bytes that was just read; a full queue makes room first.
     pub(super) fn push(&mut self, len: usize, offload: Offload) {
         let Some(bytes) = self.read_buffer.get(HEADER_LEN..HEADER_LEN + len) else { return };
-        let index = self.flow_of(bytes);
+        let (index, is_sparse) = (self.flow_of(bytes), len <= SMALL_LEN && !is_acknowledgement(bytes));
         let Some(place) = self.place(len) else { return };
         let Some(flow) = self.flows.get_mut(index) else { return };
+        self.has_sparse |= is_sparse && flow.packets.is_empty();
         flow.packets.push_back(Packet { place, len, offload });
         if let Some(held) = flow.held.get_mut(place.kind()) {
             *held += 1;
@@ -208,6 +223,14 @@ impl Backlog {
     }
 }
 
+/// Whether a packet is a TCP acknowledgement and nothing else.
+fn is_acknowledgement(packet: &[u8]) -> bool {
+    let Ok(ip) = Ip::parse(packet) else { return false };
+    let segment = ip.payload(packet);
+    ip.protocol == protocol::TCP
+        && Tcp::parse(segment).is_ok_and(|tcp| tcp.flags == tcp_flags::ACK && tcp.header_len == segment.len())
+}
+
 impl Flow {
     fn pop(&mut self) -> Option<Packet> {
         let packet = self.packets.pop_front()?;
@@ -298,6 +321,40 @@ mod tests {
         assert!(backlog.pop().is_none());
     }
 
+    #[test]
+    fn a_small_packet_of_a_flow_that_has_nothing_else_waiting_is_sparse() {
+        let mut backlog = queue();
+        assert!(!backlog.has_sparse());
+        push(&mut backlog, 1, 65_000, 0);
+        assert!(!backlog.has_sparse(), "a large one");
+        push(&mut backlog, 1, 60, 1);
+        assert!(!backlog.has_sparse(), "one behind others of its flow");
+        push(&mut backlog, 2, 60, 2);
+        assert!(backlog.has_sparse());
+        backlog.forget_sparse();
+        assert!(!backlog.has_sparse());
+    }
+
+    #[test]
+    fn an_acknowledgement_alone_is_not_sparse_but_one_with_data_or_another_flag_is() {
+        for (flags, data, is_sparse) in [
+            (tcp_flags::ACK, 0, false),
+            (tcp_flags::ACK, 1, true),
+            (tcp_flags::ACK | tcp_flags::FIN, 0, true),
+            (tcp_flags::SYN, 0, true),
+        ] {
+            let mut backlog = queue();
+            let packet = &mut backlog.read_buffer()[HEADER_LEN..HEADER_LEN + 41];
+            packet.fill(0);
+            packet[0] = 0x45;
+            packet[3] = 40 + data;
+            packet[9] = protocol::TCP;
+            (packet[32], packet[33]) = (5 << 4, flags);
+            backlog.push(40 + usize::from(data), Offload::None);
+            assert_eq!(backlog.has_sparse(), is_sparse, "{flags:#x} with {data} bytes");
+        }
+    }
+
     /// A queue in which no two flows of these tests share a bucket.
     fn queue() -> Backlog {
         loop {
@@ -307,6 +364,7 @@ mod tests {
             }
             let apart = backlog.fresh.len() == 4;
             while backlog.pop().is_some() {}
+            backlog.forget_sparse();
             if apart {
                 return backlog;
             }
@@ -319,7 +377,7 @@ mod tests {
         packet.fill(0);
         packet[0] = 0x45;
         packet[2..4].copy_from_slice(&(len as u16).to_be_bytes());
-        packet[9] = crate::packet::protocol::UDP;
+        packet[9] = protocol::UDP;
         packet[12..20].copy_from_slice(&[10, 77, 88, 2, 10, 77, 88, 1]);
         packet[21] = flow;
         packet[len - 1] = label;

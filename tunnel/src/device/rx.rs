@@ -47,8 +47,14 @@ impl Rx {
 
     /// Receives what is there, up to a few batches of long messages, decrypts and joins what they
     /// hold, and writes that to the TUN. With [`Wait::No`], replies that the socket has no room for
-    /// wait for the next round.
-    pub(super) fn round(&mut self, shared: &Shared, worker: &mut Worker, wait: Wait) -> Round {
+    /// wait for the next round. `between` runs after each batch that another may follow.
+    pub(super) fn round(
+        &mut self,
+        shared: &Shared,
+        worker: &mut Worker,
+        wait: Wait,
+        mut between: impl FnMut(&mut Worker) -> Round,
+    ) -> Round {
         if self.out.is_stuck {
             self.out.flush(shared, worker, wait, false);
         }
@@ -78,6 +84,9 @@ impl Rx {
                 break;
             }
             self.is_bulk = true;
+            if between(worker) == Round::Gone {
+                return Round::Gone;
+            }
         }
         if drain(&mut self.coalescer, shared) {
             return Round::Gone;

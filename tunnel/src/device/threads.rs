@@ -109,7 +109,9 @@ impl<'a> Main<'a> {
 
     fn carry(&mut self, (tun, udp): (bool, bool)) -> Round {
         let received = match &mut self.rx {
-            Some(rx) if udp => rx.round(self.shared, &mut self.worker, Wait::No),
+            Some(rx) if udp => rx.round(self.shared, &mut self.worker, Wait::No, |worker| {
+                self.tx.round_if_sparse(self.shared, worker)
+            }),
             _ => Round::Idle,
         };
         if received == Round::Gone || !tun && !self.tx.is_waiting() {
@@ -248,7 +250,7 @@ pub(super) fn run_rx_helper(shared: &Shared) {
         match &mut mine {
             Some(_) if recalled => *handoff.rx.lock() = mine.take(),
             Some(rx) => {
-                if rx.round(shared, &mut worker, Wait::Block) == Round::Gone {
+                if rx.round(shared, &mut worker, Wait::Block, |_| Round::Idle) == Round::Gone {
                     shared.give_up();
                 }
                 shared.timer_sleep.end_early(&shared.node);

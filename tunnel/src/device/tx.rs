@@ -17,6 +17,9 @@ const BATCH: usize = 4;
 const LARGE: usize = 4096;
 /// Most reads before the next round of encryption: enough to empty the TUN faster than it fills.
 const FILL: usize = 64;
+/// Most reads between two batches of the other direction: the acknowledgements of a batch, and a
+/// few requests. What is bulk itself stays in the TUN until a round can carry it.
+const FILL_BETWEEN: usize = 16;
 /// Room of the send queue: a round of super-packets with what encryption adds, behind a run that
 /// was left open.
 const SEND_ROOM: usize = BATCH * 72 * 1024 + MAX_RUN_BYTES;
@@ -57,13 +60,32 @@ impl Tx {
         self.out.is_stuck
     }
 
+    /// Reads what the TUN has; a round only if something sparse is among it, which then does not
+    /// wait until what the other direction has to do is done.
+    pub(super) fn round_if_sparse(&mut self, shared: &Shared, worker: &mut Worker) -> Round {
+        if self.out.is_stuck {
+            return Round::Idle;
+        }
+        let end = self.fill(shared, FILL_BETWEEN);
+        if end == Round::Gone || !self.backlog.has_sparse() {
+            return end;
+        }
+        self.carry(shared, worker, end)
+    }
+
     /// Reads everything the TUN has, encrypts a batch of it into one queue, and sends that as far
     /// as there is room.
     pub(super) fn round(&mut self, shared: &Shared, worker: &mut Worker) -> Round {
         if self.out.is_stuck && !self.out.flush(shared, worker, Wait::No, false) {
             return Round::Idle;
         }
-        let end = self.fill(shared);
+        let end = self.fill(shared, FILL);
+        self.carry(shared, worker, end)
+    }
+
+    /// Encrypts a batch of what was read and sends it; `end` is how the reading ended.
+    fn carry(&mut self, shared: &Shared, worker: &mut Worker, end: Round) -> Round {
+        self.backlog.forget_sparse();
         let (mut packets, mut large, mut now) = (0, 0, None);
         while large < BATCH && self.out.queue.room() >= SUPER_ROOM {
             let Some(packet) = self.backlog.pop() else { break };
@@ -98,8 +120,8 @@ impl Tx {
         }
     }
 
-    fn fill(&mut self, shared: &Shared) -> Round {
-        for _ in 0..FILL {
+    fn fill(&mut self, shared: &Shared, most: usize) -> Round {
+        for _ in 0..most {
             match shared.tun.receive(self.backlog.read_buffer()) {
                 Ok(Some(packet)) => {
                     let (len, offload) = (packet.bytes.len(), packet.offload);
