@@ -29,6 +29,11 @@ const REACHES: [(&str, &str, &str); 2] =
     [("kyiv", "192.168.1.2:6000", "127.0.0.1:6001"), ("oracle", "10.88.99.1:6000", "127.0.0.1:6002")];
 /// How long an upgrade and everything after it may take.
 const LIMIT: Duration = Duration::from_secs(30);
+/// `WatchdogSec=` of the unit.
+const WATCHDOG: Duration = Duration::from_secs(30);
+/// How long a new version is watched without a tunnel, with reduced counts: until it has notified the
+/// watchdog once.
+const TICK: Duration = Duration::from_secs(1);
 /// What each of many transfers carries.
 const CHUNK: u64 = 4 << 20;
 
@@ -226,6 +231,51 @@ fn a_new_version_that_ends_or_hangs_changes_nothing_and_is_shown() -> Result<()>
         let status = String::from_utf8_lossy(&status.stdout).into_owned();
         ensure!(!status.contains("the upgrade did not happen"), "{status}");
         ensure!(status.contains("upgrade: the process before this one has "), "{status}");
+        Ok(())
+    })
+}
+
+/// What ends by itself, does not start in time or does not answer the watchdog goes back to the version
+/// before (`earlier_version.rs`): without a tunnel none of these happens.
+#[test]
+fn a_new_version_whose_udp_is_dropped_is_upgraded_to_kept_alive_and_started_as_with_a_tunnel() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        let mut origin = Origin::start(lab)?;
+        let inet = lab.node("inet")?;
+        inet.nft(
+            "table inet closed { chain pass { type filter hook forward priority 0; udp dport 51820 drop; \
+             udp sport 51820 drop; }\n }",
+        )?;
+        let took = origin.upgrade().context("an upgrade without a tunnel")?;
+        ensure!(origin.site.forwarder()?.wait(LIMIT)?.success(), "the old process ended with an error");
+        let without = Instant::now();
+        let (mut last, mut longest) = (Instant::now(), Duration::ZERO);
+        while without.elapsed() < if full_counts() { Duration::from_secs(600) } else { TICK } {
+            ensure!(origin.notified("STATUS=")?.starts_with("0 of 1 peers up"), "there is a tunnel");
+            origin.notified("WATCHDOG=1")?;
+            longest = longest.max(last.elapsed());
+            last = Instant::now();
+        }
+        ensure!(longest < WATCHDOG, "the watchdog heard nothing for {longest:?}");
+        // Nothing here would start it again.
+        ensure!(origin.old()?.is_none(), "the old process did not end");
+        println!(
+            "without a tunnel: an upgrade took {took:.2?}, and the watchdog heard nothing for {longest:.2?} \
+             at most in {:.0?}",
+            without.elapsed()
+        );
+
+        // An upgrade by a restart.
+        origin.site.origin.run(&format!("kill -s TERM {}", origin.main))?;
+        until(LIMIT, "the end of both processes", || {
+            Ok((origin.site.forwarder()?.log()?.matches("forwarder stopped").count() == 2).then_some(()))
+        })?;
+        origin.site.start_forwarder()?;
+        origin.notified("READY=1").context("a start without a tunnel")?;
+        inet.run("nft delete table inet closed")?;
+        origin.site.wait_until_up(LIMIT)?;
+        download(&lab.node("client")?, BULK, CHUNK)?;
+        ensure!(origin.site.forwarder()?.stop(LIMIT)?.success(), "an end that would count as a failure");
         Ok(())
     })
 }
