@@ -160,9 +160,8 @@ mod tests {
         let by_api = STEER.replace("server = \"ns1.example.com\"", "provider = \"cloudflare\"");
         let [one, other] = [STEER, &by_api].map(|steer| read(&file("203.0.113.2:51820", "", steer)).unwrap());
         assert_eq!(other.steer.as_ref().map(|steer| &steer.authority), Some(&Authority::Cloudflare));
-        let mut changes = Settings::default();
-        note_changes(one.steer.as_ref(), other.steer.as_ref(), &mut changes);
-        let shown = format!("{changes:?}");
+        let lines: Vec<String> = one.changes(&other).into_iter().map(|change| change.line).collect();
+        let shown = lines.join("\n");
         assert!(shown.contains("provider") && shown.contains("ns1.example.com:53"), "{shown}");
         assert!(!shown.contains("key_file"), "{shown}");
     }
