@@ -21,6 +21,10 @@ use crate::{dns, lists, notify, steer};
 /// How often the configuration file is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// Why `--once` does nothing at an origin.
+const STEERING_GOES_ON: &str = "[steer] follows the edges for as long as the agent runs, and is not done once; run it \
+                                without --once, and with `dry_run = true` in [steer] to try it";
+
 /// Runs until a signal ends it, or at once where there is nothing to do.
 ///
 /// # Errors
@@ -40,7 +44,12 @@ pub fn run(path: &Path) -> Result<Exit, ExitError> {
 /// What is wrong with the configuration, or that a record is not right.
 pub fn once(path: &Path) -> Result<Exit, ExitError> {
     let (runtime, config) = start(path)?;
-    let Some(task) = dns_task(&config)? else { return Ok(nothing_to_do(path, "[dns]")) };
+    let Some(task) = dns_task(&config)? else {
+        if matches!(&config, Config::Origin(policy) if policy.steer.is_some()) {
+            return Err(ExitError::new(Exit::Failed, STEERING_GOES_ON));
+        }
+        return Ok(nothing_to_do(path, "[dns]"));
+    };
     LocalSet::new().block_on(&runtime, task.run_once()).map(|()| Exit::Ok)
 }
 
@@ -198,7 +207,7 @@ async fn follow(path: &Path, config: &Config) -> Result<(), ExitError> {
         }
     }
     if tasks.is_empty() {
-        nothing_to_do(path, "[dns], no [[notify]] and no [[list]] with a url");
+        nothing_to_do(path, "[dns], no [steer], no [[notify]] and no [[list]] with a url");
     }
     tasks.end().await;
     life::notify(&[NotifyState::Stopping]);

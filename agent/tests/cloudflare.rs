@@ -58,6 +58,46 @@ fn whatever_fails_between_any_two_calls_the_name_is_never_empty_and_ends_right()
 }
 
 #[test]
+fn among_several_one_batch_keeps_the_proxy_and_whatever_fails_the_name_ends_right() {
+    let wanted = Wanted::Among { present: vec![NEW], absent: vec![OLD] };
+    for foreign in [None, Some(Ipv4Addr::new(192, 0, 2, 77))] {
+        for fault in std::iter::once(None).chain(Fault::ALL.map(Some)) {
+            for call in 0..if fault.is_some() { 6 } else { 1 } {
+                let first = foreign.into_iter().chain([OLD]).map(|address| record(NAME, address));
+                let api = Api::start(first.collect());
+                api.state().faults = fault.map(|fault| (call, fault)).into_iter().collect();
+                keep_wanted(&mut api.zone(TOKEN), wanted.clone());
+                let state = api.state();
+                let found: Vec<_> = state.records.iter().map(|record| record["content"].clone()).collect();
+                let expected: Vec<_> =
+                    foreign.into_iter().chain([NEW]).map(|address| json!(address)).collect();
+                assert_eq!(found, expected, "{fault:?} at call {call}");
+                assert!(state.fewest >= expected.len(), "{fault:?} at call {call}: the name was short");
+                let made = state.records.last().unwrap();
+                assert_eq!((&made["proxied"], &made["ttl"]), (&json!(true), &json!(120)));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_batch_fails_where_the_record_that_stays_is_gone_so_that_the_last_one_is_not_removed() {
+    let stays = Ipv4Addr::new(192, 0, 2, 77);
+    for answers_404 in [true, false] {
+        let api = Api::start(vec![record(NAME, stays), record(NAME, OLD)]);
+        let mut zone = api.zone(TOKEN);
+        let Ok(Found::Several(from)) = zone.read(NAME) else { panic!("not two records") };
+        api.state().records.remove(0);
+        api.state().answers_404 = answers_404;
+        let change = Change::Among { from, added: Vec::new(), removed: vec![OLD] };
+        assert_eq!(zone.change(NAME, &change), Err(Failure::Outdated));
+        assert_eq!(api.records(), [record(NAME, OLD)]);
+        keep_wanted(&mut zone, Wanted::Among { present: vec![OLD], absent: vec![stays] });
+        assert_eq!(api.records(), [record(NAME, OLD)]);
+    }
+}
+
+#[test]
 fn a_server_that_asks_for_time_gets_it() {
     let api = Api::start(vec![record(NAME, OLD)]);
     api.state().faults = vec![(0, Fault::TooMany)];
@@ -82,9 +122,13 @@ fn a_wrong_token_a_foreign_zone_and_a_shared_name_are_refused_with_the_fix() {
 
 /// Lets a keeper work on virtual time until the record is right; what it reported.
 fn keep(zone: &mut Cloudflare) -> Vec<EventKind> {
+    keep_wanted(zone, Wanted::Only(NEW))
+}
+
+fn keep_wanted(zone: &mut Cloudflare, wanted: Wanted) -> Vec<EventKind> {
     let mut now = Instant::now();
     let mut keeper = Keeper::new(now, &[NAME.to_owned()], 7);
-    keeper.handle_wanted(now, Wanted::Only(NEW));
+    keeper.handle_wanted(now, wanted);
     let end = now + Duration::from_secs(1_800);
     while now < end && !keeper.is_right() {
         let Some(step) = keeper.poll_step(now) else {
@@ -150,6 +194,8 @@ struct State {
     methods: Vec<String>,
     /// The fewest records that there ever were.
     fewest: usize,
+    /// How a batch answers that names a record which is not there; status 400 where not.
+    answers_404: bool,
 }
 
 struct Api {
@@ -162,7 +208,7 @@ impl Api {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let base = format!("http://{}/client/v4", listener.local_addr().unwrap());
         let fewest = records.len();
-        let state = State { records, faults: Vec::new(), methods: Vec::new(), fewest };
+        let state = State { records, faults: Vec::new(), methods: Vec::new(), fewest, answers_404: true };
         let api = Self { base, state: Arc::new(Mutex::new(state)) };
         let state = Arc::clone(&api.state);
         std::thread::spawn(move || {
@@ -250,6 +296,29 @@ fn refusal(code: u32, message: &str) -> String {
     json!({"success": false, "errors": [{"code": code, "message": message}], "result": null}).to_string()
 }
 
+/// All of it, or nothing.
+fn batch(state: &mut State, asked: &Value) -> (u16, String) {
+    let list = |key: &str| asked[key].as_array().unwrap().clone();
+    let is_there = |named: &Value| state.records.iter().any(|record| record["id"] == named["id"]);
+    if !list("deletes").iter().chain(&list("patches")).all(is_there) {
+        let status = if state.answers_404 { 404 } else { 400 };
+        return (status, refusal(81_044, "Record does not exist."));
+    }
+    state.records.retain(|record| !list("deletes").iter().any(|named| named["id"] == record["id"]));
+    for change in list("patches") {
+        let record = state.records.iter_mut().find(|record| record["id"] == change["id"]).unwrap();
+        record["content"] = change["content"].clone();
+    }
+    let mut posts = list("posts");
+    for (number, made) in posts.iter_mut().enumerate() {
+        made["id"] = json!(format!("new{number}"));
+        state.records.push(made.clone());
+    }
+    let result =
+        json!({"deletes": asked["deletes"], "patches": asked["patches"], "posts": posts, "puts": null});
+    (200, json!({"success": true, "errors": [], "result": result}).to_string())
+}
+
 /// The calls that there are; all others do not exist.
 fn carry_out(state: &mut State, method: &str, path: &str, body: &[u8]) -> (u16, String) {
     let done = |result: Value| (200, json!({"success": true, "errors": [], "result": result}).to_string());
@@ -263,6 +332,7 @@ fn carry_out(state: &mut State, method: &str, path: &str, body: &[u8]) -> (u16, 
             let named = state.records.iter().filter(|record| record["name"] == asked);
             done(named.cloned().collect::<Vec<_>>().into())
         }
+        ("POST", "/zones/z1/dns_records/batch") => batch(state, &serde_json::from_slice(body).unwrap()),
         ("POST", "/zones/z1/dns_records") => {
             let mut made: Value = serde_json::from_slice(body).unwrap();
             made["id"] = json!("new");

@@ -13,6 +13,7 @@ use std::time::Duration;
 use policy::FileLocation;
 use policy::gateway::Policy;
 use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::Receiver;
 use tokio::task::{LocalSet, spawn_local};
@@ -141,6 +142,7 @@ async fn event_loop(
     let mut page = Served::new(&edge);
     page.follow();
     let mut repairs = spawn_local(Rc::clone(&edge).reconcile());
+    drop(spawn_local(refuse_upgrades_in_place()));
     memory::trim_heap();
     tracing::info!("gateway started");
     notify(&[NotifyState::Ready, NotifyState::Status(&edge.headline().1)]);
@@ -195,6 +197,18 @@ async fn event_loop(
     edge.keep_history();
     tracing::info!("the daemon ends; rules, routes and device stay as they are, closed");
     Ok(())
+}
+
+/// SIGUSR2 upgrades an origin in place. Here it must not end the daemon, which would count as a failure
+/// of its program.
+async fn refuse_upgrades_in_place() {
+    let Ok(mut asked) = signal(SignalKind::user_defined2()) else { return };
+    while asked.recv().await.is_some() {
+        tracing::warn!(
+            "SIGUSR2 upgrades an origin in place, and an edge has no such upgrade; its flows continue over a \
+             restart: systemctl restart gateway"
+        );
+    }
 }
 
 /// The files whose changes are applied: the configuration with `[reload] watch`, and lists that are

@@ -26,6 +26,23 @@ impl Authority {
     }
 }
 
+/// The one of `server` and `provider` that this section has.
+pub(crate) fn authority(table: &Table<'_>, section: &'static str) -> Option<Authority> {
+    let server = table.optional("server").map(server);
+    let provider = table.optional("provider").map(|value| {
+        value.parse("\"cloudflare\"", |name| (name == "cloudflare").then_some(Authority::Cloudflare))
+    });
+    match (server, provider) {
+        (Some(server), None) => server.map(Authority::Server),
+        (None, Some(provider)) => provider,
+        (None, None) if ["server", "provider"].iter().any(|key| table.is_misspelt(key, &[])) => None,
+        (Some(_), Some(_)) | (None, None) => {
+            table.report(Problem::OneAuthority { section });
+            None
+        }
+    }
+}
+
 /// A name server, at port 53 unless it says otherwise.
 pub(crate) fn server(value: Value<'_>) -> Option<HostPort> {
     value.parse("a name server, such as \"ns1.example.com\" or \"192.0.2.53:5353\"", server_of)

@@ -473,9 +473,12 @@ pub enum Problem {
     },
     /// No authority of a zone, or two.
     #[error(
-        "[dns] needs either `server`, the zone's primary name server, or `provider`; write one of the two"
+        "{section} needs either `server`, the zone's primary name server, or `provider`; write one of the two"
     )]
-    OneAuthority,
+    OneAuthority {
+        /// The section.
+        section: &'static str,
+    },
     /// A line of a list file that is not a prefix.
     #[error("{written:?} is not a prefix; write one IPv4 or IPv6 prefix per line, comments after `#`")]
     BadListLine {
@@ -565,8 +568,8 @@ pub enum Problem {
 fn nothing_to_steer(without_address: Option<&str>) -> String {
     match without_address {
         Some(edge) => format!(
-            "[[peer]] {edge} has no public address that [steer] could lead visitors to; write it as \
-             `public_address`"
+            "[[peer]] {edge} has no public address that [steer] could lead visitors to; write the IPv4 \
+             address as `public_address` (one that changes cannot be steered)"
         ),
         None => "[steer] chooses between edges, and there is one [[peer]]; add the other, or remove [steer]"
             .to_owned(),

@@ -167,10 +167,11 @@ const FORWARDER: [(&str, &str, &str); 59] = [
 ];
 
 /// The keys of `[steer]`, which needs a second edge.
-const STEER: [(&str, &str, &str); 6] = [
+const STEER: [(&str, &str, &str); 7] = [
     ("steer", "name", "\"www.example.com\""),
     ("steer", "zone", "\"com\""),
     ("steer", "server", "\"ns2.example.com\""),
+    ("steer", "provider", "\"cloudflare\""),
     ("steer", "key_file", "\"other.tsig\""),
     ("steer", "return_after", "\"10m\""),
     ("steer", "dry_run", "true"),
@@ -217,7 +218,13 @@ fn every_key_between_several_edges_is_taken_and_named() {
                     .filter(|line| line.starts_with(&format!("{name} = ")))
                     .map(str::to_owned)
             });
-            if name == key { format!("{name} = {value}") } else { line.unwrap() }
+            // One of the two.
+            let other = if key == "provider" { "server" } else { "provider" };
+            match name {
+                _ if name == key => format!("{name} = {value}"),
+                _ if name == other => String::new(),
+                _ => line.unwrap(),
+            }
         });
         let second = "public_key = \"CQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\"\n\
                       address = [\"10.88.99.2/30\"]\nendpoint = \"203.0.113.2:51820\"";

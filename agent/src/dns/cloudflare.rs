@@ -1,13 +1,17 @@
 //! A zone at Cloudflare, changed through its API (version 4).
 //!
-//! A record is changed in place: one PATCH of its content, which leaves proxy, TTL, comment and
-//! tags as they are. Nothing is ever deleted. Where a call fails at any point, reading the records
-//! again shows what has to be done.
+//! A record of a name that has one is changed in place: one PATCH of its content, which leaves
+//! proxy, TTL, comment and tags as they are. Among several, records are made and removed by one
+//! batch, which the API carries out completely or not at all, and in which a record that stays is
+//! named: so it fails where that is gone, and no name is left without a record. Where a call fails
+//! at any point, reading the records again shows what has to be done.
+
+use std::net::Ipv4Addr;
 
 use daemon::exit::ExitError;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::failure::Failure;
@@ -16,6 +20,8 @@ use crate::http::{Answer, Http};
 
 /// Where the API is.
 pub const API: &str = "https://api.cloudflare.com/client/v4";
+/// The code of a record that does not exist.
+const NO_RECORD: u32 = 81_044;
 /// The most characters of a message that are repeated.
 const MAX_MESSAGE: usize = 200;
 
@@ -25,6 +31,8 @@ pub struct Cloudflare {
     api: String,
     zone: String,
     zone_id: Option<String>,
+    /// Whether the records that were read last are behind its proxy.
+    is_proxied: bool,
 }
 
 #[derive(Deserialize)]
@@ -54,6 +62,8 @@ struct Listed {
     name: String,
     content: String,
     ttl: u32,
+    #[serde(default)]
+    proxied: bool,
 }
 
 /// Of an answer to a change nothing matters but that it is complete.
@@ -63,6 +73,13 @@ struct Done {
     _id: String,
 }
 
+/// The same of a batch.
+#[derive(Deserialize)]
+struct BatchDone {
+    #[serde(rename = "posts", default)]
+    _posts: Option<Vec<Done>>,
+}
+
 impl Cloudflare {
     /// A zone that `token` may change, through the API at `api`.
     ///
@@ -70,7 +87,7 @@ impl Cloudflare {
     /// As [`Http::new`].
     pub fn new(api: &str, zone: &str, token: Zeroizing<String>) -> Result<Self, ExitError> {
         let http = Http::new(api, Some(token))?;
-        Ok(Self { http, api: api.to_owned(), zone: zone.to_owned(), zone_id: None })
+        Ok(Self { http, api: api.to_owned(), zone: zone.to_owned(), zone_id: None, is_proxied: false })
     }
 
     /// What the zone has for a name.
@@ -86,6 +103,7 @@ impl Cloudflare {
         if of_name("CNAME").next().is_some() {
             return Ok(Found::Alias);
         }
+        self.is_proxied = of_name("A").any(|listed| listed.proxied);
         let record = |listed: &Listed| {
             let address = listed.content.parse();
             let address = address.map_err(|_| Failure::unavailable("a record of the API has no address"))?;
@@ -110,10 +128,10 @@ impl Cloudflare {
                 let id = segment(&from.id)?;
                 self.ask("PATCH", &format!("{records}/{id}"), Some(json!({"content": to}).to_string()))
             }
-            Change::Among { .. } => {
-                return Err(Failure::Refused(
-                    "the API has no change of several records in one step".to_owned(),
-                ));
+            Change::Among { from, added, removed } => {
+                let batch = batch(name, (from, added, removed), self.is_proxied)?;
+                let path = format!("{records}/batch");
+                return self.ask("POST", &path, Some(batch.to_string())).map(|_: BatchDone| ());
             }
         };
         done.map(drop)
@@ -127,7 +145,7 @@ impl Cloudflare {
                 let zones: Vec<Zone> = self.ask("GET", &format!("/zones?name={}", self.zone), None)?;
                 let zone = zones.into_iter().next().ok_or_else(|| {
                     Failure::Refused(format!(
-                        "the API token sees no zone {}; give it Zone:Read and DNS:Edit of this zone, or correct `zone` in [dns]",
+                        "the API token sees no zone {}; give it Zone:Read and DNS:Edit of this zone, or correct `zone`",
                         self.zone
                     ))
                 })?;
@@ -153,7 +171,7 @@ impl Cloudflare {
             Ok(envelope) => Err(self.refused(&answer, &envelope.errors)),
             // A refusal may have a result of another form.
             Err(_) if answer.status >= 300 => {
-                let refused: Option<Envelope<serde_json::Value>> = serde_json::from_str(&answer.text).ok();
+                let refused: Option<Envelope<Value>> = serde_json::from_str(&answer.text).ok();
                 let errors = refused.map(|refused| refused.errors).unwrap_or_default();
                 Err(self.refused(&answer, &errors))
             }
@@ -178,6 +196,8 @@ impl Cloudflare {
                 self.zone_id = None;
                 Failure::Outdated
             }
+            // A batch that names a record which is no longer there.
+            400 if errors.iter().any(|error| error.code == NO_RECORD) => Failure::Outdated,
             408 | 429 | 500.. | 0..=299 => Failure::Unavailable {
                 reason: format!("the API answered with status {status}{said}"),
                 retry_after: answer.retry_after,
@@ -185,6 +205,29 @@ impl Cloudflare {
             _ => Failure::Refused(format!("the API refuses, status {status}{said}")),
         }
     }
+}
+
+/// The batch that makes and removes records of a name. What is made is as what is there: proxied or
+/// not, and of its TTL. One that neither comes nor goes is named, without a change of it.
+fn batch(
+    name: &str,
+    (from, added, removed): (&[Record], &[Ipv4Addr], &[Ipv4Addr]),
+    is_proxied: bool,
+) -> Result<Value, Failure> {
+    let ttl = from.first().map_or(NEW_TTL, |record| record.ttl);
+    let made =
+        |address| json!({"type": "A", "name": name, "content": address, "ttl": ttl, "proxied": is_proxied});
+    let (mut deletes, mut patches) = (Vec::new(), Vec::new());
+    for record in from {
+        let id = segment(&record.id)?;
+        if removed.contains(&record.address) {
+            deletes.push(json!({"id": id}));
+        } else if patches.is_empty() {
+            patches.push(json!({"id": id, "content": record.address}));
+        }
+    }
+    let posts: Vec<Value> = added.iter().map(made).collect();
+    Ok(json!({"deletes": deletes, "patches": patches, "posts": posts}))
 }
 
 /// An identifier of the API, which goes into a path.

@@ -56,8 +56,7 @@ impl Task {
         (machine, gone): (String, &Gone),
         notices: Rc<Notices>,
     ) -> Result<Self, ExitError> {
-        let named = policy::Authority::Server(steer.server.clone());
-        let authority = Authority::open(&named, &steer.zone, &steer.key_file)?;
+        let authority = Authority::open(&steer.authority, &steer.zone, &steer.key_file)?;
         let edge = |peer: &policy::forwarder::Peer| Some((peer.name.to_string(), peer.public_address?));
         let edges: Vec<_> = policy.peers.iter().filter_map(edge).collect();
         Ok(Self {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::model::Peer;
 use crate::change::Settings;
-use crate::dns::{self, absolute};
+use crate::dns::{self, Authority, absolute};
 use crate::reader::{Table, Value};
 use crate::{FileRef, Host, HostPort, Problem, fields, text};
 
@@ -20,9 +20,9 @@ pub struct Steer {
     pub name: String,
     /// The zone that holds it.
     pub zone: String,
-    /// The zone's primary name server, which takes dynamic updates (RFC 2136).
-    pub server: HostPort,
-    /// The TSIG key: a file that `causeway-agent` alone may read.
+    /// Who holds the zone.
+    pub authority: Authority,
+    /// The TSIG key, or the API token: a file that `causeway-agent` alone may read.
     pub key_file: FileRef,
     /// How long an edge that was taken out has to be there before it is taken back; 10 s to 24 h.
     pub return_after: Duration,
@@ -32,10 +32,11 @@ pub struct Steer {
 
 impl Steer {
     fn keys(&self) -> [(&'static str, String); 6] {
+        let (authority, who) = self.authority.written();
         [
             ("name", self.name.clone()),
             ("zone", self.zone.clone()),
-            ("server", self.server.to_string()),
+            (authority, who),
             ("key_file", self.key_file.location.to_string()),
             ("return_after", format!("{}s", self.return_after.as_secs())),
             ("dry_run", self.dry_run.to_string()),
@@ -47,9 +48,10 @@ impl Steer {
 pub(super) fn note_changes(old: Option<&Steer>, new: Option<&Steer>, changes: &mut Settings) {
     let of = |steer: Option<&Steer>| steer.map(Steer::keys);
     let (before, after) = (of(old), of(new));
-    for (place, key) in ["name", "zone", "server", "key_file", "return_after", "dry_run"].iter().enumerate() {
+    for key in ["name", "zone", "server", "provider", "key_file", "return_after", "dry_run"] {
         let value = |keys: &Option<[(&'static str, String); 6]>| {
-            keys.as_ref().and_then(|keys| keys.get(place)).map(|(_, value)| value.clone())
+            let mut all = keys.iter().flatten();
+            all.find(|(name, _)| *name == key).map(|(_, value)| value.clone())
         };
         changes.option("steer", key, value(&before).as_ref(), value(&after).as_ref());
     }
@@ -63,7 +65,9 @@ pub(super) fn public_address(
     let public = |address: &Ipv4Addr| !is_local(*address);
     match (written, endpoint.map(|endpoint| &endpoint.host)) {
         (Some(value), _) => value
-            .parse("a public IPv4 address", |written| written.parse::<Ipv4Addr>().ok().filter(public))
+            .parse("a public IPv4 address, since [steer] keeps A records alone", |written| {
+                written.parse::<Ipv4Addr>().ok().filter(public)
+            })
             .map(Some),
         (None, Some(Host::Address(IpAddr::V4(address)))) => Some(Some(*address).filter(public)),
         (None, _) => Some(None),
@@ -77,7 +81,7 @@ pub(super) fn steer(root: &Table<'_>, edges: &[&Peer], are_all: bool) -> Option<
     let name =
         written.and_then(|value| value.parse("a name in the DNS, such as \"home.example.com\"", absolute));
     let zone = table.optional("zone").map(dns::zone);
-    let server = table.required("server").and_then(dns::server);
+    let authority = dns::authority(&table, "[steer]");
     let key_file = table.required("key_file").and_then(fields::file);
     let return_after = table.optional("return_after").map_or(Some(RETURN_AFTER), return_after);
     let dry_run = table.optional("dry_run").map_or(Some(false), Value::boolean);
@@ -91,7 +95,7 @@ pub(super) fn steer(root: &Table<'_>, edges: &[&Peer], are_all: bool) -> Option<
     Some(Some(Steer {
         name,
         zone,
-        server: server?,
+        authority: authority?,
         key_file: key_file?,
         return_after: return_after?,
         dry_run: dry_run?,
@@ -152,10 +156,22 @@ mod tests {
     }
 
     #[test]
+    fn a_provider_takes_the_place_of_a_server() {
+        let by_api = STEER.replace("server = \"ns1.example.com\"", "provider = \"cloudflare\"");
+        let [one, other] = [STEER, &by_api].map(|steer| read(&file("203.0.113.2:51820", "", steer)).unwrap());
+        assert_eq!(other.steer.as_ref().map(|steer| &steer.authority), Some(&Authority::Cloudflare));
+        let lines: Vec<String> = one.changes(&other).into_iter().map(|change| change.line).collect();
+        let shown = lines.join("\n");
+        assert!(shown.contains("provider") && shown.contains("ns1.example.com:53"), "{shown}");
+        assert!(!shown.contains("key_file"), "{shown}");
+    }
+
+    #[test]
     fn an_edge_by_name_needs_its_address_written() {
         let named = "oracle.example.com:51820";
         let said = read(&file(named, "", STEER)).unwrap_err();
         assert!(said.len() == 1 && said[0].to_string().contains("[[peer]] oracle has no"), "{said:#?}");
+        assert!(said[0].to_string().contains("one that changes cannot be steered"), "{said:#?}");
         read(&file(named, "public_address = \"203.0.113.2\"", STEER)).unwrap();
     }
 

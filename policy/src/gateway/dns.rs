@@ -102,7 +102,7 @@ pub(super) fn dns(root: &Table<'_>, own: Option<&Host>) -> Option<Dns> {
         (None, own) => own.into_iter().collect(),
     };
     let zone = table.optional("zone").map(dns::zone);
-    let authority = authority(&table);
+    let authority = dns::authority(&table, "[dns]");
     let key_file = table.required("key_file").and_then(fields::file);
     let address = table.optional("address").map_or(Some(AddressSource::Interface), address);
     let interval = table.optional("interval").map_or(Some(INTERVAL), interval);
@@ -135,22 +135,6 @@ fn names(value: Value<'_>) -> Vec<String> {
         names.push(name);
     }
     names
-}
-
-fn authority(table: &Table<'_>) -> Option<Authority> {
-    let server = table.optional("server").map(dns::server);
-    let provider = table.optional("provider").map(|value| {
-        value.parse("\"cloudflare\"", |name| (name == "cloudflare").then_some(Authority::Cloudflare))
-    });
-    match (server, provider) {
-        (Some(server), None) => server.map(Authority::Server),
-        (None, Some(provider)) => provider,
-        (None, None) if ["server", "provider"].iter().any(|key| table.is_misspelt(key, &[])) => None,
-        (Some(_), Some(_)) | (None, None) => {
-            table.report(Problem::OneAuthority);
-            None
-        }
-    }
 }
 
 fn address(value: Value<'_>) -> Option<AddressSource> {

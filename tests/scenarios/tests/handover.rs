@@ -14,14 +14,26 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use lab::{Lab, Node, Topology, full_counts, scenario, until};
-use scenarios::{Crowd, EchoService, Site, download, raise_descriptors, serve_bulk, upload};
+use scenarios::{
+    Crowd, EchoService, Oracle, PacedFlow, Site, Way, download, raise_descriptors, serve_bulk, upload,
+};
 use serde_json::Value;
 
 const BULK: &str = "192.0.2.2:5001";
 const ECHO: &str = "192.0.2.2:5002";
 const DATAGRAMS: &str = "192.0.2.2:5353";
+/// The bulk service by the second edge.
+const ORACLE: &str = "198.18.66.2:5001";
+/// An edge, its own port that the origin may use, and where the origin has it.
+const REACHES: [(&str, &str, &str); 2] =
+    [("kyiv", "192.168.1.2:6000", "127.0.0.1:6001"), ("oracle", "10.88.99.1:6000", "127.0.0.1:6002")];
 /// How long an upgrade and everything after it may take.
 const LIMIT: Duration = Duration::from_secs(30);
+/// `WatchdogSec=` of the unit.
+const WATCHDOG: Duration = Duration::from_secs(30);
+/// How long a new version is watched without a tunnel, with reduced counts: until it has notified the
+/// watchdog once.
+const TICK: Duration = Duration::from_secs(1);
 /// What each of many transfers carries.
 const CHUNK: u64 = 4 << 20;
 
@@ -80,6 +92,63 @@ fn flows_of_every_kind_continue_over_upgrades_of_the_origin() -> Result<()> {
         let command = origin.site.origin.command(lab::binary("causeway")?).args(["history", "--config"]);
         let history = command.arg(origin.site.forwarder_config.path()).run()?;
         ensure!(history.contains("the daemon was upgraded in place: a new process goes on"), "{history}");
+        Ok(())
+    })
+}
+
+#[test]
+fn flows_through_each_of_two_edges_and_of_reach_entries_continue_over_upgrades() -> Result<()> {
+    scenario(Topology::two_edges(), |lab| {
+        let mut site = Site::new(lab)?;
+        let mut oracle = Oracle::add_to(&mut site, lab)?;
+        for (edge, target, listen) in REACHES {
+            site.forwarder_config.append(&format!(
+                "[[reach]]\nname = \"far-{edge}\"\nprotocol = [\"tcp\", \"udp\"]\nlisten = \"{listen}\"\n\
+                 target = \"{target}\"\npeer = \"{edge}\""
+            ));
+        }
+        for config in [&mut site.gateway_config, &mut oracle.config] {
+            config.append(
+                "[[allow]]\nname = \"far\"\nfrom = [\"peer:wroclaw\"]\nto = [\"self\"]\n\
+                 protocol = [\"tcp\", \"udp\"]\nports = [\"6000\"]",
+            );
+        }
+        oracle.start()?;
+        let mut origin = Origin::start_at(site)?;
+        oracle.wait_until_up(LIMIT)?;
+        let [kyiv, second] = REACHES.map(|(_, target, _)| target);
+        let _far = [serve_bulk(&origin.site.edge, kyiv)?, serve_bulk(&oracle.node, second)?];
+        let services = [origin.site.edge.udp_socket(kyiv)?, oracle.node.udp_socket(second)?];
+        let rounds = if full_counts() { 20 } else { 2 };
+        for round in 1..=rounds {
+            let flows = flows_of_two_edges(&origin, &lab.node("client")?)?;
+            // These have no end: the process before the last one does not have to wait for it.
+            let datagrams = if round == rounds { Some(datagrams_by_reach(&origin)?) } else { None };
+            let ask = || {
+                datagrams
+                    .iter()
+                    .flatten()
+                    .zip(&services)
+                    .try_for_each(|(socket, service)| question(socket, service, b"question").map(drop))
+            };
+            ask().context("datagrams of reach entries")?;
+            // The new process numbers the edges in another order than the old one.
+            origin.swap_edges()?;
+            let took = origin.upgrade().with_context(|| format!("upgrade {round}"))?;
+            let old = origin.old()?.context("no old process")?;
+            ensure!(old["flows"].as_u64() >= Some(flows.len() as u64), "{old}");
+            ask().context("datagrams of reach entries after the upgrade")?;
+            for (node, address) in ways(&origin, &lab.node("client")?) {
+                download(node, address, CHUNK).and_then(|_| upload(node, address, CHUNK))?;
+            }
+            for (what, flow) in flows {
+                let pause = flow.finish().with_context(|| format!("{what}, upgrade {round}"))?;
+                println!("upgrade {round}, ready after {took:.2?}: {what} paused for {pause:.2?} at most");
+            }
+            if round < rounds {
+                origin.wait_for_the_end_of_the_old_process()?;
+            }
+        }
         Ok(())
     })
 }
@@ -166,6 +235,51 @@ fn a_new_version_that_ends_or_hangs_changes_nothing_and_is_shown() -> Result<()>
     })
 }
 
+/// What ends by itself, does not start in time or does not answer the watchdog goes back to the version
+/// before (`earlier_version.rs`): without a tunnel none of these happens.
+#[test]
+fn a_new_version_whose_udp_is_dropped_is_upgraded_to_kept_alive_and_started_as_with_a_tunnel() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        let mut origin = Origin::start(lab)?;
+        let inet = lab.node("inet")?;
+        inet.nft(
+            "table inet closed { chain pass { type filter hook forward priority 0; udp dport 51820 drop; \
+             udp sport 51820 drop; }\n }",
+        )?;
+        let took = origin.upgrade().context("an upgrade without a tunnel")?;
+        ensure!(origin.site.forwarder()?.wait(LIMIT)?.success(), "the old process ended with an error");
+        let without = Instant::now();
+        let (mut last, mut longest) = (Instant::now(), Duration::ZERO);
+        while without.elapsed() < if full_counts() { Duration::from_secs(600) } else { TICK } {
+            ensure!(origin.notified("STATUS=")?.starts_with("0 of 1 peers up"), "there is a tunnel");
+            origin.notified("WATCHDOG=1")?;
+            longest = longest.max(last.elapsed());
+            last = Instant::now();
+        }
+        ensure!(longest < WATCHDOG, "the watchdog heard nothing for {longest:?}");
+        // Nothing here would start it again.
+        ensure!(origin.old()?.is_none(), "the old process did not end");
+        println!(
+            "without a tunnel: an upgrade took {took:.2?}, and the watchdog heard nothing for {longest:.2?} \
+             at most in {:.0?}",
+            without.elapsed()
+        );
+
+        // An upgrade by a restart.
+        origin.site.origin.run(&format!("kill -s TERM {}", origin.main))?;
+        until(LIMIT, "the end of both processes", || {
+            Ok((origin.site.forwarder()?.log()?.matches("forwarder stopped").count() == 2).then_some(()))
+        })?;
+        origin.site.start_forwarder()?;
+        origin.notified("READY=1").context("a start without a tunnel")?;
+        inet.run("nft delete table inet closed")?;
+        origin.site.wait_until_up(LIMIT)?;
+        download(&lab.node("client")?, BULK, CHUNK)?;
+        ensure!(origin.site.forwarder()?.stop(LIMIT)?.success(), "an end that would count as a failure");
+        Ok(())
+    })
+}
+
 /// The worked example, whose origin runs an installed program under something that takes systemd's
 /// place.
 struct Origin<'l> {
@@ -180,7 +294,10 @@ struct Origin<'l> {
 
 impl<'l> Origin<'l> {
     fn start(lab: &'l Lab) -> Result<Self> {
-        let mut site = Site::new(lab)?;
+        Self::start_at(Site::new(lab)?)
+    }
+
+    fn start_at(mut site: Site<'l>) -> Result<Self> {
         for (name, port, protocol) in [("echo", 5002, "tcp"), ("datagrams", 5353, "udp")] {
             site.gateway_config.append(&format!(
                 "[[publish]]\nname = \"{name}\"\nprotocol = [\"{protocol}\"]\nlisten = \"{port}\"\n\
@@ -210,6 +327,20 @@ impl<'l> Origin<'l> {
         let pids = site.forwarder()?.status_field("NSpid")?;
         let main = pids.split_whitespace().last().context("no process number")?.to_owned();
         Ok(Self { site, program, systemd, main, _echo: echo, _bulk: bulk })
+    }
+
+    /// Has the first of two edges the last one in the file, which the next process reads.
+    fn swap_edges(&mut self) -> Result<()> {
+        let config = &mut self.site.forwarder_config;
+        let mut sections: Vec<&str> = config.text.split("\n[").collect();
+        let of_peers: Vec<usize> = (0..sections.len())
+            .filter(|place| sections.get(*place).is_some_and(|section| section.starts_with("[peer]]")))
+            .collect();
+        ensure!(of_peers.len() == 2, "{} edges", of_peers.len());
+        sections.swap(of_peers[0], of_peers[1]);
+        let text = sections.iter().map(|section| section.trim_end()).collect::<Vec<_>>().join("\n\n[");
+        config.text = format!("{text}\n");
+        config.write()
     }
 
     /// Replaces the installed program, as a package does.
@@ -261,6 +392,33 @@ impl<'l> Origin<'l> {
     fn wait_for_the_end_of_the_old_process(&self) -> Result<()> {
         until(2 * LIMIT, "the old process to end", || Ok(self.old()?.is_none().then_some(())))
     }
+}
+
+/// A bulk server behind each edge, and at each by the entry of `[[reach]]`, with who connects to it.
+fn ways<'a>(origin: &'a Origin<'_>, client: &'a Node) -> [(&'a Node, &'static str); 4] {
+    let [kyiv, oracle] = REACHES.map(|(_, _, listen)| (&origin.site.origin, listen));
+    [(client, BULK), (client, ORACLE), kyiv, oracle]
+}
+
+/// A download and an upload by each of the ways.
+fn flows_of_two_edges(origin: &Origin<'_>, client: &Node) -> Result<Vec<(String, PacedFlow)>> {
+    let mut flows = Vec::new();
+    for (node, address) in ways(origin, client) {
+        for way in [Way::Down, Way::Up] {
+            flows.push((format!("{way:?} by {address}"), PacedFlow::begin(node, address.parse()?, way)?));
+        }
+    }
+    Ok(flows)
+}
+
+/// A local client of each entry of `[[reach]]`.
+fn datagrams_by_reach(origin: &Origin<'_>) -> Result<Vec<UdpSocket>> {
+    let client = |(_, _, listen)| {
+        let socket = origin.site.origin.udp_socket("127.0.0.1:0")?;
+        socket.connect(listen)?;
+        Ok(socket)
+    };
+    REACHES.into_iter().map(client).collect()
 }
 
 /// Opens flows one after another, each of which must work; how many.

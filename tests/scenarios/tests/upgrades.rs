@@ -52,6 +52,22 @@ fn flows_and_totals_continue_over_restarts_of_the_edge() -> Result<()> {
     })
 }
 
+/// Meant for the origin: it would end the daemon, and twice it would bring the earlier version back.
+#[test]
+fn the_signal_that_upgrades_an_origin_leaves_the_edge_running_and_says_what_to_do() -> Result<()> {
+    scenario(Topology::standard(), |lab| {
+        lab.expect_warning("SIGUSR2 upgrades an origin in place");
+        let mut site = Site::new(lab)?;
+        site.start()?;
+        let processes = site.gateway()?.status_field("NSpid")?;
+        let main = processes.split_whitespace().last().context("no process number")?;
+        site.edge.run(&format!("kill -s USR2 {main}"))?;
+        site.gateway()?.wait_for_log("systemctl restart gateway", Duration::from_secs(5))?;
+        ensure!(site.gateway()?.is_running() && site.state()? == "up");
+        Ok(())
+    })
+}
+
 #[test]
 fn totals_begin_at_zero_after_a_crash() -> Result<()> {
     scenario(Topology::standard(), |lab| {
