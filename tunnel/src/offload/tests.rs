@@ -62,10 +62,8 @@ proptest! {
             }
             wire.push((PeerId(origin), packet));
         }
-        for eager in [false, true] {
-            let (_, out) = drained(&mut Coalescer::new(BOTH), wire.clone(), eager);
-            prop_assert_eq!(by_flow(&out), by_flow(&wire));
-        }
+        let (_, out) = through(&mut Coalescer::new(BOTH), wire.clone());
+        prop_assert_eq!(by_flow(&out), by_flow(&wire));
     }
 
     #[test]
@@ -247,26 +245,6 @@ fn flows_that_alternate_packet_by_packet_still_merge() {
         .collect();
     let wire = (0..20).flat_map(|i| flows.iter().map(move |flow| (PeerId(1), flow[i].clone())));
     assert_eq!(through(&mut Coalescer::new(BOTH), wire).0, 4);
-}
-
-#[test]
-fn what_is_complete_does_not_wait_behind_an_open_group_of_another_flow() {
-    let mut coalescer = Coalescer::new(BOTH);
-    let flags = tcp_flags::ACK | tcp_flags::PSH;
-    let request = Shape { port: 2000, flags, ..Shape::plain(true, true) }.packet(0, &payload(64));
-    let bulk = naive_split(&Shape { port: 1000, ..Shape::plain(true, true) }, &payload(2500), 1000);
-    for packet in [&bulk[0], &request] {
-        give(&mut coalescer, PeerId(1), packet);
-    }
-    assert_eq!(coalescer.poll_complete().map(|(_, packet)| packet.bytes.len()), Some(40 + 64));
-    assert!(coalescer.poll_complete().is_none(), "the group of the bulk transfer may still grow");
-
-    // It is still there, and grows until a short segment closes it.
-    for packet in &bulk[1..] {
-        give(&mut coalescer, PeerId(1), packet);
-    }
-    assert_eq!(coalescer.poll_complete().map(|(_, packet)| packet.bytes.len()), Some(40 + 2500));
-    assert!(coalescer.poll_complete().is_none() && coalescer.is_empty());
 }
 
 #[test]
@@ -502,41 +480,22 @@ fn through(
     coalescer: &mut Coalescer,
     packets: impl IntoIterator<Item = (PeerId, Vec<u8>)>,
 ) -> (usize, Vec<(PeerId, Vec<u8>)>) {
-    drained(coalescer, packets, false)
-}
-
-/// As [`through`]; an eager reader takes what is complete after every packet.
-fn drained(
-    coalescer: &mut Coalescer,
-    packets: impl IntoIterator<Item = (PeerId, Vec<u8>)>,
-    eager: bool,
-) -> (usize, Vec<(PeerId, Vec<u8>)>) {
+    for (peer, packet) in packets {
+        // First a datagram that fails to authenticate: its slot is written to, but never committed.
+        coalescer.slot(packet.len() + 16).unwrap().fill(0xee);
+        let slot = coalescer.slot(packet.len() + 16).unwrap();
+        slot.fill(0xdd);
+        slot[..packet.len()].copy_from_slice(&packet);
+        coalescer.commit(peer, packet.len(), 0);
+    }
     let (mut count, mut out) = (0, Vec::new());
-    let mut keep = |(peer, packet): (PeerId, SuperPacket<'_>)| {
+    while let Some((peer, packet)) = coalescer.poll_packet() {
         count += 1;
         let header = virtio::encode(&packet);
         assert_eq!(virtio::decode(&header, packet.bytes), Ok(packet.offload));
         out.extend(split(packet.bytes, packet.offload).unwrap().into_iter().map(|segment| (peer, segment)));
-    };
-    for (peer, packet) in packets {
-        give(coalescer, peer, &packet);
-        while eager && let Some(complete) = coalescer.poll_complete() {
-            keep(complete);
-        }
-    }
-    while let Some(packet) = coalescer.poll_packet() {
-        keep(packet);
     }
     (count, out)
-}
-
-fn give(coalescer: &mut Coalescer, peer: PeerId, packet: &[u8]) {
-    // First a datagram that fails to authenticate: its slot is written to, but never committed.
-    coalescer.slot(packet.len() + 16).unwrap().fill(0xee);
-    let slot = coalescer.slot(packet.len() + 16).unwrap();
-    slot.fill(0xdd);
-    slot[..packet.len()].copy_from_slice(packet);
-    coalescer.commit(peer, packet.len(), 0);
 }
 
 /// Packets per peer and flow in order. The identification of an atomic packet carries no meaning

@@ -166,22 +166,13 @@ impl Coalescer {
         }
     }
 
-    /// As [`poll_packet`](Self::poll_packet), but leaves out what may still grow.
-    ///
-    /// What is complete comes before an open group that began earlier, which is always another
-    /// flow's: a packet joins the open group of its own flow, or closes it.
+    /// As [`poll_packet`](Self::poll_packet), but `None` also when the next in order may still
+    /// grow.
     pub fn poll_complete(&mut self) -> Option<(PeerId, SuperPacket<'_>)> {
-        let waiting = self.items.get(self.drained..).unwrap_or_default();
-        let complete = waiting.iter().position(|item| !self.may_grow(item));
-        if !waiting.is_empty() {
-            let end = self.drained + complete? + 1;
-            self.items.get_mut(self.drained..end)?.rotate_right(1);
+        match self.items.get(self.drained) {
+            Some(Item::Lane(lane)) if self.group(*lane).is_some_and(|group| group.is_open) => None,
+            _ => self.poll_packet(),
         }
-        self.poll_packet()
-    }
-
-    fn may_grow(&self, item: &Item) -> bool {
-        matches!(item, Item::Lane(lane) if self.group(*lane).is_some_and(|group| group.is_open))
     }
 
     /// Where the next packet is decrypted to: where the last one belonged, if that has room.
