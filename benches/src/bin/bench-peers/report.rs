@@ -107,6 +107,7 @@ impl Results {
         let others = [(&paths::MATRIX, "PATHS.md"), (&growth::CURVES, "GROWTH.md")];
         let drawn = others.into_iter().filter(|(picture, _)| picture.is_drawn(folder));
         let mut text = self.markdown();
+        text.push_str("\nWhat was tried for the goals that are not reached is in [GOALS.md](GOALS.md).\n");
         for (picture, table) in drawn {
             let _ = write!(text, "\n## {}\n\n{}", picture.title, picture.markdown(""));
             let _ = writeln!(text, "\nThe figures are in [{table}]({table}).");
