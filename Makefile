@@ -60,7 +60,6 @@ lint: ## Check format, words, lints, documentation and dependencies.
 	$(CARGO) fmt --all --check --manifest-path tests/sim/Cargo.toml
 	$(CARGO) fmt --all --check --manifest-path tests/fuzz/Cargo.toml
 	$(CARGO) fmt --all --check --manifest-path benches/paths/Cargo.toml
-	$(CARGO) fmt --check --manifest-path benches/paths/Cargo.toml
 	scripts/words
 	scripts/columns
 	$(CARGO) clippy $(PROFILE) --workspace --all-targets -- -D warnings

@@ -92,3 +92,13 @@ fn soak_two_hundred_connections_outlive_a_switch_and_the_loss_of_the_active_edge
         [Fault::Switch, Fault::Killed, Fault::Power].iter().try_for_each(|fault| pair.suffers(*fault))
     })
 }
+
+#[test]
+fn soak_connections_outlive_the_loss_of_the_active_edge_with_an_origin_that_is_20_ms_away() -> Result<()> {
+    if !full_counts() {
+        return Ok(());
+    }
+    with_pair(&Wanted { is_far: true, ..Wanted::default() }, |pair| {
+        Fault::ALL.iter().try_for_each(|fault| pair.suffers(*fault))
+    })
+}

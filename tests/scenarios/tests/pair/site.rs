@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use lab::{Lab, LeakWatch, Node, TcpServer, full_counts, scenario, until};
+use relay::{Direction, Faults, Relay};
 use scenarios::{Site, ahead_by, serve_bulk, shifted_clock};
 use serde_json::Value;
 
@@ -17,6 +18,8 @@ pub(crate) struct Wanted {
     pub(crate) place: Place,
     pub(crate) has_keepalived: bool,
     pub(crate) has_other_clock: bool,
+    /// Whether the origin is 20 ms away: there and back.
+    pub(crate) is_far: bool,
     /// Downloads and uploads at a time.
     pub(crate) flows: (usize, usize),
 }
@@ -28,6 +31,7 @@ impl Default for Wanted {
             place: Place::default(),
             has_keepalived: true,
             has_other_clock: false,
+            is_far: false,
             flows: if full_counts() { (20, 2) } else { (6, 2) },
         }
     }
@@ -46,6 +50,8 @@ pub(crate) struct Pair<'lab> {
     pub(crate) target: SocketAddr,
     pub(crate) flows: (usize, usize),
     leaks: LeakWatch,
+    /// The long way between the pair and the origin.
+    _far: Option<Relay>,
 }
 
 pub(crate) fn with_pair(wanted: &Wanted, test: impl FnOnce(&mut Pair<'_>) -> Result<()>) -> Result<()> {
@@ -93,7 +99,8 @@ impl<'lab> Pair<'lab> {
         let edges = [edge(&one, far, first, apart)?, edge(&two, near, second, Vec::new())?];
         let (default_routes, target) = (place.default_routes(), place.target()?);
         let (flows, leaks) = (wanted.flows, LeakWatch::start(&switch)?);
-        Ok(Self { lab, site, edges, switch, default_routes, target, flows, leaks })
+        let far = if wanted.is_far { Some(long_way(&mut site, &switch)?) } else { None };
+        Ok(Self { lab, site, edges, switch, default_routes, target, flows, leaks, _far: far })
     }
 
     fn start(&mut self, wanted: &Wanted) -> Result<()> {
@@ -131,4 +138,18 @@ impl<'lab> Pair<'lab> {
             both => bail!("the shared address is at {both:?}"),
         }
     }
+}
+
+/// Has the origin reach the pair by a relay that takes 10 ms each way.
+fn long_way(site: &mut Site<'_>, inet: &Node) -> Result<Relay> {
+    site.forwarder_config.replace("192.0.2.2:51820", "198.51.100.1:51820")?;
+    let (near, far) = (inet.udp_socket("198.51.100.1:51820")?, inet.clone());
+    let relay = Relay::start(near, "192.0.2.2:51820".parse()?, 7, move || {
+        far.udp_socket("192.0.2.1:0").map_err(std::io::Error::other)
+    })?;
+    for direction in [Direction::Forward, Direction::Back] {
+        let set = relay.set_faults(direction, Faults { delay_ms: 10, ..Faults::default() });
+        ensure!(set.is_ok(), "{set:?}");
+    }
+    Ok(relay)
 }
