@@ -162,10 +162,11 @@ impl Curve {
 /// A number in few characters.
 fn short(value: f64) -> String {
     match value {
-        value if value >= 1e7 => format!("{:.0}M", value / 1e6),
-        value if value >= 1e6 => format!("{:.1}M", value / 1e6).replace(".0M", "M"),
+        value if value >= 9.95e6 => format!("{:.0}M", value / 1e6),
+        // What would round to 1000k.
+        value if value >= 9.995e5 => format!("{:.1}M", value / 1e6).replace(".0M", "M"),
         value if value >= 1e4 => format!("{:.0}k", value / 1e3),
-        value if value >= 1e3 => format!("{:.1}k", value / 1e3).replace(".0k", "k"),
+        value if value >= 999.5 => format!("{:.1}k", value / 1e3).replace(".0k", "k"),
         value => format!("{value:.0}"),
     }
 }
@@ -190,8 +191,8 @@ mod tests {
     #[test]
     fn numbers_are_short_in_pictures_and_whole_in_tables() {
         assert_eq!(
-            [1.0, 999.6, 1000.0, 1234.0, 12_345.0, 1.25e6].map(short),
-            ["1", "1000", "1k", "1.2k", "12k", "1.2M"]
+            [1.0, 999.4, 999.6, 1000.0, 1234.0, 12_345.0, 999_549.0, 1.25e6].map(short),
+            ["1", "999", "1k", "1k", "1.2k", "12k", "1M", "1.2M"]
         );
         assert_eq!([7.0, 1000.0, 1_234_567.0].map(grouped), ["7", "1,000", "1,234,567"]);
     }
