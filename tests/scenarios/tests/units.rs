@@ -1,13 +1,19 @@
 //! The systemd units as systemd itself judges them.
 
 use std::collections::BTreeSet;
+use std::fs::Permissions;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lab::{Topology, scenario};
 use scenarios::Site;
+
+/// What the packages' scripts have in common.
+const FUNCTIONS: &str = "./packaging/maintainer/functions";
 
 #[test]
 fn the_gateways_unit_scores_two_or_better_and_those_without_privileges_one_and_a_half() -> Result<()> {
@@ -33,6 +39,40 @@ fn the_guards_unit_has_no_limit_of_time_and_is_tried_again() -> Result<()> {
         ["TimeoutStartSec=infinity", "Restart=on-failure", "StartLimitIntervalSec=0", "SuccessExitStatus=10"];
     for line in wanted {
         ensure!(unit.lines().any(|own| own == line), "{line} is not in the unit");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_package_asks_the_forwarder_alone_to_hand_over_and_restarts_the_gateway() -> Result<()> {
+    for (daemon, hands_over) in [("gateway", false), ("forwarder", true)] {
+        let folder = tempfile::tempdir()?;
+        let mut running = Command::new("sh")
+            .args(["-c", "trap 'exit 7' USR2; echo; while :; do sleep 0.05; done"])
+            .stdout(Stdio::piped())
+            .spawn()?;
+        // The line comes when the signal is caught.
+        BufReader::new(running.stdout.take().context("no output")?).read_line(&mut String::new())?;
+        // As systemd says it: this process first, another one when it has taken over.
+        let systemctl = folder.path().join("systemctl");
+        let text = format!(
+            "#!/bin/sh\nif mkdir \"$0.asked\" 2>/dev/null; then echo {}; else echo 1; fi\n",
+            running.id()
+        );
+        std::fs::write(&systemctl, text)?;
+        std::fs::set_permissions(&systemctl, Permissions::from_mode(0o755))?;
+        let script = format!(". {FUNCTIONS}; upgrade_in_place {daemon}");
+        let status = Command::new("sh")
+            .args(["-ec", &script])
+            .env("PATH", format!("{}:/usr/bin:/bin", folder.path().display()))
+            .current_dir(lab::workspace())
+            .status()?;
+        ensure!(status.success() == hands_over, "{daemon}: {status}");
+        if !hands_over {
+            ensure!(running.try_wait()?.is_none(), "the gateway was sent a signal");
+            running.kill()?;
+        }
+        ensure!((running.wait()?.code() == Some(7)) == hands_over, "{daemon} was not asked");
     }
     Ok(())
 }
